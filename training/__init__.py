@@ -1,0 +1,1 @@
+"""Training: networks, losses, data synthesis, recipes, metrics and importers (PyTorch)."""
