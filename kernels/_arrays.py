@@ -1,0 +1,207 @@
+"""How arrays enter and leave the kernels, whatever library made them.
+
+Host arrays become NumPy views without a copy (DLPack, `__array_interface__`); CUDA arrays stay what
+they are and cross into C++ by `__cuda_array_interface__`. Every error names the argument and says
+what to type instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from revisage.errors import DeviceError, OptionError, ShapeError
+
+HostArray = npt.NDArray[Any]
+Matrix = tuple[float, float, float, float, float, float]
+
+# DLPack device types (dlpack.h): memory that the CPU can read, and CUDA's own.
+_DLPACK_HOST = (1, 3)  # kDLCPU, kDLCUDAHost
+_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
+
+_IDENTITY: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def device_of(name: str, array: Any) -> str:
+    """ "cpu" or "cuda"; ShapeError where `array` is no array, DeviceError for other devices."""
+    if isinstance(array, np.ndarray):
+        return "cpu"
+    if hasattr(array, "__cuda_array_interface__"):
+        return "cuda"
+    if hasattr(array, "__dlpack_device__"):
+        kind = int(array.__dlpack_device__()[0])
+        if kind in _DLPACK_HOST:
+            return "cpu"
+        if kind in _DLPACK_CUDA:
+            raise DeviceError(
+                f"{name} lies on a CUDA device but offers no __cuda_array_interface__; "
+                "wrap it first, for example with cupy.from_dlpack"
+            )
+        raise DeviceError(f"{name} lies on a device that is neither CPU nor CUDA; copy it to one")
+    if hasattr(array, "__array_interface__"):
+        return "cpu"
+    raise ShapeError(
+        f"{name} must be an array (NumPy, or anything with DLPack or an array interface), "
+        f"got {type(array).__name__}; wrap it with numpy.asarray"
+    )
+
+
+def common_device(arrays: dict[str, Any]) -> str:
+    """The one device of all arrays (None entries are skipped); DeviceError where they differ."""
+    devices = {name: device_of(name, array) for name, array in arrays.items() if array is not None}
+    if len(set(devices.values())) > 1:
+        found = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise DeviceError(f"all arrays of one call must lie on one device, got {found}")
+    return next(iter(devices.values()))
+
+
+def _host_view(name: str, array: Any) -> HostArray:
+    if isinstance(array, np.ndarray):
+        return array
+    try:
+        if hasattr(array, "__dlpack__"):
+            return np.from_dlpack(array)
+        return np.asarray(array)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ShapeError(f"{name} cannot be read as an array: {error}") from error
+
+
+def _check_dtype(name: str, dtype: np.dtype[Any], allowed: Sequence[str]) -> None:
+    if not dtype.isnative or dtype.name not in allowed:
+        raise ShapeError(
+            f"{name} must be {' or '.join(allowed)} in native byte order, got {dtype.str}; "
+            f"convert it with .astype"
+        )
+
+
+def host_input(name: str, array: Any, allowed: Sequence[str]) -> HostArray:
+    """A C-contiguous, aligned NumPy view; a copy only where the strides are others.
+
+    Raises:
+        ShapeError: not an array, or a dtype that is not `allowed` (never converted silently).
+    """
+    view = _host_view(name, array)
+    _check_dtype(name, view.dtype, allowed)
+    return np.require(view, requirements=["C", "A"])
+
+
+def host_output(name: str, array: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> HostArray:
+    """A writable NumPy view of a caller's output.
+
+    Raises:
+        ShapeError: wrong shape or dtype, read-only, not C-contiguous, not aligned.
+    """
+    view = _host_view(name, array)
+    check_output(name, view.shape, view.dtype, shape, dtype)
+    if not view.flags.writeable:
+        raise ShapeError(f"{name} is read-only; give a writable array, for example {name}.copy()")
+    if not (view.flags.c_contiguous and view.flags.aligned):
+        raise ShapeError(
+            f"{name} must be C-contiguous and aligned, got strides {list(view.strides)}; "
+            "write into numpy.empty(shape, dtype) and copy from there"
+        )
+    return view
+
+
+def check_output(
+    name: str,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    want_shape: Sequence[int],
+    want_dtype: np.dtype[Any],
+) -> None:
+    """ShapeError unless an output has the wanted shape and dtype."""
+    if tuple(shape) != tuple(want_shape) or dtype != want_dtype:
+        raise ShapeError(
+            f"{name} must be {want_dtype.name} of shape {list(want_shape)}, "
+            f"got {dtype.name} of shape {list(shape)}"
+        )
+
+
+def cuda_description(name: str, array: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a CUDA array, from its interface."""
+    interface = array.__cuda_array_interface__
+    try:
+        return tuple(int(n) for n in interface["shape"]), np.dtype(interface["typestr"])
+    except (KeyError, TypeError) as error:
+        raise ShapeError(f"{name} has a broken __cuda_array_interface__: {error}") from error
+
+
+def describe(
+    name: str, array: Any, device: str, allowed: Sequence[str]
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array that is already prepared; ShapeError for a foreign dtype."""
+    if device == "cpu":
+        return array.shape, array.dtype
+    shape, dtype = cuda_description(name, array)
+    _check_dtype(name, dtype, allowed)
+    return shape, dtype
+
+
+def check_shape(name: str, shape: Sequence[int], want: Sequence[int | str]) -> None:
+    """ShapeError unless `shape` has the wanted rank, and the wanted size where that is a number."""
+    fits = len(shape) == len(want) and all(
+        isinstance(w, str) or w == n for n, w in zip(shape, want, strict=True)
+    )
+    if not fits:
+        raise ShapeError(f"{name} must be [{', '.join(str(w) for w in want)}], got {list(shape)}")
+    if 0 in shape:
+        raise ShapeError(f"{name} is empty: {list(shape)}")
+
+
+def refuse_overlap(out: HostArray, inputs: dict[str, HostArray | None]) -> None:
+    """ShapeError where a host output shares memory with an input that is read after writing."""
+    for name, array in inputs.items():
+        if array is not None and np.may_share_memory(out, array):
+            raise ShapeError(f"out overlaps {name}; give an output of its own")
+
+
+def new_output(like: Any, shape: Sequence[int], device: str) -> Any:
+    """An uninitialised array of the library, dtype and device of `like`.
+
+    Torch tensors give torch tensors (`new_empty`), CuPy arrays CuPy arrays, host arrays of other
+    libraries NumPy arrays. No library is imported here.
+    """
+    if not isinstance(like, np.ndarray) and hasattr(like, "new_empty"):
+        return like.new_empty(tuple(shape))
+    if device == "cpu":
+        return np.empty(tuple(shape), _host_view("image", like).dtype)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(like, cupy.ndarray):
+        return cupy.empty(tuple(shape), like.dtype)
+    raise DeviceError(
+        f"cannot allocate an output of type {type(like).__name__}; "
+        "allocate it yourself and call the function that ends in _into"
+    )
+
+
+def affine_matrix(matrix: Any) -> Matrix:
+    """Six float64 of a [2, 3] matrix, row by row; None is the identity.
+
+    Raises:
+        ShapeError: not [2, 3].
+        OptionError: a value is not finite.
+    """
+    if matrix is None:
+        return _IDENTITY
+    try:
+        values = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"matrix must be [2, 3] numbers on the CPU: {error}") from error
+    check_shape("matrix", values.shape, (2, 3))
+    if not np.isfinite(values).all():
+        raise OptionError(f"matrix must be finite, got {values.tolist()}")
+    a, b, c, d, e, f = (float(v) for v in values.ravel())
+    return a, b, c, d, e, f
+
+
+def checked_strength(strength: float) -> float:
+    """`strength` as a float; OptionError unless it is finite and not negative."""
+    value = float(strength)
+    if not (np.isfinite(value) and value >= 0.0):
+        raise OptionError(f"strength must be a finite number of at least 0, got {strength!r}")
+    return value

@@ -1,0 +1,48 @@
+"""The C++ extension as Python sees it. Private: call the functions of revisage.kernels.
+
+Arrays are NumPy arrays or objects with `__cuda_array_interface__`, C-contiguous. `threads` 0 means
+all cores, `stream` is the address of a CUDA stream (0: the legacy default stream).
+"""
+
+from typing import Any
+
+_Matrix = tuple[float, float, float, float, float, float]
+
+def composite_into(
+    out: Any,
+    original: Any,
+    delta: Any,
+    mask: Any,
+    matrix: _Matrix,
+    strength: float,
+    threads: int,
+    stream: int,
+) -> None: ...
+def feature_blend_into(
+    out: Any,
+    style: Any,
+    image: Any,
+    spatial_logits: Any,
+    channel_logits: Any,
+    strength: float,
+    threads: int,
+    stream: int,
+) -> None: ...
+def fft_conv_into(
+    out: Any, x: Any, weight: Any, scale: Any, shift: Any, threads: int, stream: int
+) -> None: ...
+def flow_warp_into(
+    out: Any,
+    image: Any,
+    flow: Any | None,
+    matrix: _Matrix | None,
+    padding: str,
+    interleaved: bool,
+    channels: int,
+    threads: int,
+    stream: int,
+) -> None: ...
+def cuda_device_count() -> int: ...
+def built_with_cuda() -> bool: ...
+def cpu_isa() -> str: ...
+def set_cpu_isa(name: str) -> None: ...

@@ -1,0 +1,297 @@
+"""Backward bilinear sampling by a dense flow or an affine map.
+
+Note [Warp arithmetic]
+    All implementations compute exactly the following, so they agree bit for bit. The position of
+    output pixel (x, y) in the image is split into whole pixels and a float32 fraction:
+
+        flow (dx, dy):  column = x + floor(dx), fx = float32(dx - floor(dx)); rows alike
+        matrix:         u = m00 * x + (m01 * y + m02) in float64, column = floor(u),
+                        fx = float32(u - floor(u)); rows alike
+
+    so a flow of whole pixels copies samples exactly, however large x is. Positions are clamped to
+    +-2^30 first; NaN counts as -2^30. Then, in float32 and not fused,
+
+        top    = t00 if fx == 0 else t00 * (1 - fx) + t01 * fx;  bottom alike
+        value  = top if fy == 0 else top * (1 - fy) + bottom * fy
+
+    rounded half to even for u8 and u16, and rounded once for f16.
+
+Note [Flow upsampling]
+    A flow [h, w, 2] that is smaller than the output [H, W] is read bilinearly with half-pixel
+    centres (like resize with align_corners=False): row position (y + 0.5) * h / H - 0.5 in float64,
+    clamped to 0..h-1, split into a whole part and a float32 fraction g; then
+    a * (1 - g) + b * g in float32, along x first. Values stay in pixels of the output.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from revisage.errors import OptionError, ShapeError
+from revisage.kernels import _arrays, _dispatch
+from revisage.kernels._arrays import HostArray, Matrix
+
+__all__ = ["flow_warp", "flow_warp_into"]
+
+A = TypeVar("A")
+Layout = Literal["hwc", "chw"]
+Padding = Literal["border", "zero", "reflect"]
+
+_SAMPLES = ("uint8", "uint16", "float16", "float32")
+_PADDINGS = ("border", "zero", "reflect")
+_FAR = 2.0**30
+
+
+def flow_warp(
+    image: A,
+    flow: Any = None,
+    *,
+    matrix: Any = None,
+    size: tuple[int, int] | None = None,
+    padding: Padding = "border",
+    layout: Layout = "hwc",
+    threads: int | None = None,
+    impl: str | None = None,
+    stream: Any = None,
+) -> A:
+    """Warp an image: out[y, x] = bilinear(image, x + flow[y, x, 0], y + flow[y, x, 1]).
+
+    | argument | shape | dtype | layout | device |
+    | --- | --- | --- | --- | --- |
+    | image | [H, W], [H, W, C], [N, H, W, C]; chw: [C, H, W], [N, C, H, W] | u8, u16, f16, f32 \
+| C order | CPU, CUDA |
+    | flow | [h, w, 2], or [N, h, w, 2] | f32 | (dx, dy) in pixels | as image |
+    | matrix | [2, 3] | float64 | OUTPUT pixel (x, y, 1) -> image pixel | CPU |
+    | result | as image, with H and W from `size` | as image | as image | as image |
+
+    Integer coordinates are pixel centres. Exactly one of `flow` and `matrix` is given. A flow that
+    is smaller than the output is upsampled on the fly (Note [Flow upsampling]); a batch may share
+    one flow. Exact numbers: Note [Warp arithmetic].
+
+    Source: the bilinear sampler of Jaderberg et al. 2015, "Spatial Transformer Networks",
+    equation 5, as GFRNet's WarpNet uses it (Li et al. 2018, equation 2).
+
+    Args:
+        size: (height, width) of the result; default: that of the image.
+        padding: what lies outside the image: "border" repeats the edge, "zero" is 0, "reflect"
+            mirrors about the centre of the edge pixel. Positions that are infinite or NaN are far
+            outside: 0 with "zero", some pixel of the image otherwise.
+        layout: "hwc" or "chw".
+        threads: CPU threads; None takes REVISAGE_NUM_THREADS, else all cores. Never changes bits.
+        impl: "native", "reference" (NumPy), or None for native where it is built.
+        stream: CUDA stream for CUDA arrays.
+
+    Returns:
+        An array of the library and on the device of `image`; inputs are not modified. Inputs that
+        are not C-contiguous are copied first (on the CPU; refused on CUDA).
+
+    Raises:
+        ShapeError: wrong shape, dtype or strides, or a flow larger than the result.
+        OptionError: both or neither of flow and matrix, unknown padding or layout, bad size.
+        DeviceError: arrays on different devices, or on one that cannot run here.
+    """
+    device = _arrays.device_of("image", image)
+    shape = np.shape(image) if device == "cpu" else _arrays.cuda_description("image", image)[0]
+    _, _, _, _, axis = _split_shape(shape, layout)
+    rows, columns = _checked_size(size, (shape[axis], shape[axis + 1]))
+    out: A = _arrays.new_output(image, (*shape[:axis], rows, columns, *shape[axis + 2 :]), device)
+    flow_warp_into(
+        out,
+        image,
+        flow,
+        matrix=matrix,
+        padding=padding,
+        layout=layout,
+        threads=threads,
+        impl=impl,
+        stream=stream,
+    )
+    return out
+
+
+def flow_warp_into(
+    out: Any,
+    image: Any,
+    flow: Any = None,
+    *,
+    matrix: Any = None,
+    padding: Padding = "border",
+    layout: Layout = "hwc",
+    threads: int | None = None,
+    impl: str | None = None,
+    stream: Any = None,
+) -> None:
+    """`flow_warp`, written into `out`, whose height and width are the size of the result.
+
+    `out` has the dtype and the other axes of `image`, is writable and C-contiguous, and must not
+    overlap an input. Arguments and errors as for `flow_warp`.
+    """
+    device = _arrays.common_device({"out": out, "image": image, "flow": flow})
+    chosen = _dispatch.choose(impl, device)
+    if (flow is None) == (matrix is None):
+        raise OptionError("give either flow or matrix, not both and not neither")
+    if padding not in _PADDINGS:
+        raise OptionError(f"padding must be one of {', '.join(_PADDINGS)}, got {padding!r}")
+    if device == "cpu":
+        image = _arrays.host_input("image", image, _SAMPLES)
+        flow = None if flow is None else _arrays.host_input("flow", flow, ("float32",))
+    shape, dtype = _arrays.describe("image", image, device, _SAMPLES)
+    batch, channels, _, _, axis = _split_shape(shape, layout)
+    out_shape = np.shape(out) if device == "cpu" else _arrays.cuda_description("out", out)[0]
+    if len(out_shape) != len(shape):
+        raise ShapeError(f"out must have {len(shape)} axes like image, got {list(out_shape)}")
+    rows, columns = _checked_size((out_shape[axis], out_shape[axis + 1]), (0, 0))
+    wanted = (*shape[:axis], rows, columns, *shape[axis + 2 :])
+    if device == "cpu":
+        out = _arrays.host_output("out", out, wanted, dtype)
+        _arrays.refuse_overlap(out, {"image": image, "flow": flow})
+    else:
+        _arrays.check_output("out", *_arrays.cuda_description("out", out), wanted, dtype)
+    if flow is not None:
+        flow_shape, _ = _arrays.describe("flow", flow, device, ("float32",))
+        _check_flow(flow_shape, len(shape) == 4, batch, (rows, columns))
+    transform = None if matrix is None else _arrays.affine_matrix(matrix)
+    count = _dispatch.thread_count(threads)
+    handle = _dispatch.stream_handle(stream, device, image)
+    if chosen == "reference":
+        images = image.reshape(batch, *_planes(shape, layout))
+        results = out.reshape(batch, *_planes(wanted, layout))
+        flows = None if flow is None else flow.reshape(-1, *flow.shape[-3:])
+        for index in range(batch):
+            one_flow = None if flows is None else flows[index % len(flows)]
+            _reference(results[index], images[index], one_flow, transform, padding, layout)
+    else:
+        _dispatch._native.flow_warp_into(
+            out, image, flow, transform, padding, layout == "hwc", channels, count, handle
+        )
+
+
+def _split_shape(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int, int]:
+    """N, C, H, W of an image shape, and the axis of H."""
+    if layout not in ("hwc", "chw"):
+        raise OptionError(f"layout must be 'hwc' or 'chw', got {layout!r}")
+    if len(shape) not in (2, 3, 4) or 0 in shape:
+        wanted = "[H, W, C] or [N, H, W, C]" if layout == "hwc" else "[C, H, W] or [N, C, H, W]"
+        raise ShapeError(f"image must be [H, W], {wanted} and not empty, got {list(shape)}")
+    batch = shape[0] if len(shape) == 4 else 1
+    axis = len(shape) - 2 if layout == "chw" or len(shape) == 2 else len(shape) - 3
+    channels = 1
+    if len(shape) > 2:
+        channels = shape[-1] if layout == "hwc" else shape[-3]
+    return batch, channels, shape[axis], shape[axis + 1], axis
+
+
+def _planes(shape: tuple[int, ...], layout: str) -> tuple[int, int, int]:
+    """Shape of one image of a batch with all three axes."""
+    if len(shape) > 2:
+        return shape[-3], shape[-2], shape[-1]
+    return (shape[0], shape[1], 1) if layout == "hwc" else (1, shape[0], shape[1])
+
+
+def _checked_size(size: tuple[int, int] | None, default: tuple[int, int]) -> tuple[int, int]:
+    if size is None:
+        return default
+    try:
+        rows, columns = (int(n) for n in size)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"size must be (height, width), got {size!r}") from error
+    if not (0 < rows < 2**24 and 0 < columns < 2**24):
+        raise OptionError(f"size must be (height, width), each 1 to 2^24 - 1, got {size!r}")
+    return rows, columns
+
+
+def _check_flow(shape: tuple[int, ...], batched: bool, batch: int, size: tuple[int, int]) -> None:
+    if batched and len(shape) == 4:
+        _arrays.check_shape("flow", shape, (batch, "h", "w", 2))
+    else:
+        _arrays.check_shape("flow", shape, ("h", "w", 2))
+    if shape[-3] > size[0] or shape[-2] > size[1]:
+        raise ShapeError(
+            f"flow {list(shape[-3:-1])} is larger than the result {list(size)}; "
+            "reduce the flow, or ask for a larger size"
+        )
+
+
+def _reference(
+    out: HostArray,
+    image: HostArray,
+    flow: HostArray | None,
+    matrix: Matrix | None,
+    padding: str,
+    layout: str,
+) -> None:
+    """The twin: Note [Warp arithmetic] in NumPy, for one image [H, W, C] or [C, H, W]."""
+    planes = image.transpose(2, 0, 1) if layout == "hwc" else image  # [C, H, W]
+    result = out.transpose(2, 0, 1) if layout == "hwc" else out  # [C, H', W']
+    height, width = planes.shape[1:]
+    rows, columns = result.shape[1:]
+    y, x = np.arange(rows)[:, None], np.arange(columns)[None, :]
+    if matrix is not None:
+        a, b, c, d, e, f = matrix
+        column, fx = _split_position(a * x + (b * y + c))
+        row, fy = _split_position(d * x + (e * y + f))
+    else:
+        assert flow is not None  # for mypy: checked by the caller
+        dense = _upsample_flow(flow, rows, columns)
+        column, fx = _split_position(dense[..., 0])
+        row, fy = _split_position(dense[..., 1])
+        column, row = column + x, row + y
+
+    def tap(dy: int, dx: int) -> HostArray:
+        """Samples at (row + dy, column + dx) with padding, [C, H', W'] float32."""
+        r, c = row + dy, column + dx
+        values = planes[:, _fold(r, height, padding), _fold(c, width, padding)].astype(np.float32)
+        if padding == "zero":
+            inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
+            values = np.where(inside, values, np.float32(0))
+        return np.asarray(values)
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        top = _mix(tap(0, 0), tap(0, 1), fx)
+        bottom = _mix(tap(1, 0), tap(1, 1), fx)
+        value = _mix(top, bottom, fy)
+        if out.dtype.kind == "u":
+            value = np.rint(value)
+        result[...] = value.astype(out.dtype)
+
+
+def _split_position(position: HostArray) -> tuple[HostArray, HostArray]:
+    """Whole part (int64) and float32 fraction of positions, clamped; NaN is far outside."""
+    with np.errstate(invalid="ignore"):
+        clamped = np.where(np.isnan(position), -_FAR, position).clip(-_FAR, _FAR)
+        whole = np.floor(clamped)
+        return whole.astype(np.int64), (clamped - whole).astype(np.float32)
+
+
+def _mix(first: HostArray, second: HostArray, fraction: HostArray) -> HostArray:
+    mixed = first * (np.float32(1) - fraction) + second * fraction
+    return np.where(fraction == 0, first, mixed)
+
+
+def _fold(index: HostArray, size: int, padding: str) -> HostArray:
+    """Indices brought into 0..size-1; what lies outside is masked by the caller for "zero"."""
+    if padding != "reflect" or size == 1:
+        return index.clip(0, size - 1)
+    period = 2 * (size - 1)
+    folded = np.mod(index, period)
+    return np.minimum(folded, period - folded)
+
+
+def _upsample_flow(flow: HostArray, rows: int, columns: int) -> HostArray:
+    """Note [Flow upsampling]: [h, w, 2] -> [rows, columns, 2] float32."""
+    if flow.shape[:2] == (rows, columns):
+        return flow
+
+    def positions(count: int, size: int) -> tuple[HostArray, HostArray, HostArray]:
+        at = ((np.arange(count) + 0.5) * size / count - 0.5).clip(0, size - 1)
+        whole = np.floor(at).astype(np.int64)
+        return whole, np.minimum(whole + 1, size - 1), (at - whole).astype(np.float32)
+
+    top, bottom, gy = positions(rows, flow.shape[0])
+    left, right, gx = positions(columns, flow.shape[1])
+    one, gx, gy = np.float32(1), gx[None, :, None], gy[:, None, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        along = flow[:, left] * (one - gx) + flow[:, right] * gx  # [h, columns, 2]
+        return np.asarray(along[top] * (one - gy) + along[bottom] * gy)
