@@ -1,0 +1,150 @@
+"""Bundles: a model as a folder, opened with distrust.
+
+`manifest.json` says what the model is, `model.onnx` computes it, `certificate.json` proves that it
+computes what the trained network computes. Every file is measured before it is read, compared with
+the sha256 that the manifest states, and read only once: what was verified is what is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+
+from revisage.errors import BundleError
+from revisage.manifest import MAX_TEXT_BYTES, Certificate, Manifest
+from revisage.onnx_guard import check_model_bytes
+
+__all__ = ["CERTIFICATE", "MANIFEST", "MODEL", "Bundle", "shipped_bundle", "shipped_names"]
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+CERTIFICATE = "certificate.json"
+
+MAX_MODEL_BYTES = 1 << 30  # the largest paper-size network needs a quarter of it
+MAX_FILES = 16
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes.
+
+    A symbolic link is followed: installers link files, and nothing is learnt from a foreign file
+    whose sha256 the manifest has to state. A device or a pipe is no regular file.
+    """
+    try:
+        if not path.is_file():
+            raise BundleError(f"{path}: missing, or no regular file; the bundle is incomplete")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(content) > limit:
+        raise BundleError(f"{path}: larger than {limit} bytes, which no bundle of ours is")
+    return content
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. Make it with `Bundle.open`."""
+
+    path: Path
+    manifest: Manifest
+    certificate: Certificate
+    digest: str  # sha256 of manifest.json, which states all other digests: the bundle's identity
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open and verify the bundle in the folder `path`.
+
+        Raises:
+            BundleError: a file is missing, damaged, of a foreign version or not what the manifest
+                promises; the message names the file or the field.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise BundleError(f"{folder}: no such bundle folder")
+        text = _read(folder / MANIFEST, MAX_TEXT_BYTES)
+        try:
+            manifest = Manifest.from_json(text)
+            _check_files(manifest)
+        except BundleError as error:
+            raise BundleError(f"{folder}: {error}") from None
+        contents = {name: _read_verified(folder, manifest, name) for name in manifest.digests}
+        check_model_bytes(contents[MODEL], f"{folder / MODEL}")
+        try:
+            certificate = Certificate.from_json(contents[CERTIFICATE])
+            _check_certificate(manifest, certificate)
+        except BundleError as error:
+            raise BundleError(f"{folder}: {error}") from None
+        return cls(folder, manifest, certificate, hashlib.sha256(text).hexdigest())
+
+    @property
+    def name(self) -> str:
+        """Name of the model, as in its manifest."""
+        return self.manifest.name
+
+    @property
+    def model_digest(self) -> str:
+        """sha256 of the graph file."""
+        return self.manifest.digests[MODEL]
+
+    def read(self, name: str = MODEL) -> bytes:
+        """Bytes of one file of the bundle, verified against its digest in this very call."""
+        if name not in self.manifest.digests:
+            raise BundleError(f"{self.path}: the manifest lists no file {name!r}")
+        return _read_verified(self.path, self.manifest, name)
+
+
+def _read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+    content = _read(folder / name, MAX_MODEL_BYTES if name == MODEL else MAX_TEXT_BYTES)
+    if hashlib.sha256(content).hexdigest() != manifest.digests[name]:
+        raise BundleError(
+            f"{folder / name}: its sha256 is not the one in manifest.json; "
+            "the file is damaged or was changed: install or export it again"
+        )
+    return content
+
+
+def _check_files(manifest: Manifest) -> None:
+    missing = sorted({MODEL, CERTIFICATE} - set(manifest.digests))
+    if missing:
+        raise BundleError(f"manifest.json: digests: {', '.join(missing)} is not listed")
+    if len(manifest.digests) > MAX_FILES:
+        raise BundleError(f"manifest.json: digests: more than {MAX_FILES} files")
+
+
+def _check_certificate(manifest: Manifest, certificate: Certificate) -> None:
+    if certificate.model_digest != manifest.digests[MODEL]:
+        raise BundleError("certificate.json: it certifies another model.onnx")
+    inputs = {tensor.name for tensor in manifest.inputs}
+    outputs = {tensor.name for tensor in manifest.outputs}
+    for index, probe in enumerate(certificate.probes):
+        if set(probe.inputs) != inputs or set(probe.outputs) != outputs:
+            raise BundleError(
+                f"certificate.json: probes[{index}]: its tensors are not those of the manifest"
+            )
+
+
+_SHIPPED = Path(__file__).parent / "bundles"
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names of the bundles that came with this installation, sorted."""
+    if not _SHIPPED.is_dir():
+        return ()
+    return tuple(sorted(p.name for p in _SHIPPED.iterdir() if (p / MANIFEST).is_file()))
+
+
+def shipped_bundle(name: str) -> Bundle:
+    """Open the bundle `name` that came with this installation.
+
+    Raises:
+        BundleError: there is none of this name, or it is damaged.
+    """
+    names = shipped_names()
+    if name not in names:
+        raise BundleError(
+            f"no bundle {name!r} came with this installation; there are: {', '.join(names) or '-'}"
+        )
+    return Bundle.open(_SHIPPED / name)

@@ -1,0 +1,146 @@
+"""ONNX Runtime, on the CPU and on CUDA.
+
+Note [Session options]
+* Threads: a session gets its own pool of exactly `threads` threads, the caller's thread included.
+  Left to itself ONNX Runtime counts the machine's cores, not those that a container may use, and
+  pins its threads to them.
+* The memory arena and memory patterns stay off on the CPU: the arena keeps the largest working set
+  that ever was and grows by doubling, which a photo program pays for with its own memory.
+* Spinning: a waiting worker burns its core. It stays on while a call runs, because layers follow
+  each other within microseconds, and stops when the call is over
+  (`session.force_spinning_stop`), so that decoding and other sessions get the core back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from revisage.bundle import Bundle
+from revisage.engines.base import Array, Engine
+from revisage.errors import DeviceError, EngineError
+
+__all__ = ["OnnxRuntimeEngine", "cuda_obstacle", "usable_cores"]
+
+PRECISIONS = ("fp32",)
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on (a container may have fewer than the machine)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def cuda_obstacle() -> str:
+    """Why ONNX Runtime cannot use CUDA here, with the remedy; "" where nothing speaks against it.
+
+    Checks what can be known without loading a model: the provider and the driver.
+    """
+    import onnxruntime
+
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return (
+            f"the installed ONNX Runtime {onnxruntime.__version__} has no CUDA provider: "
+            "pip uninstall onnxruntime, then pip install 'revisage[gpu]'"
+        )
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1) is installed: install the driver for your GPU"
+    status = driver.cuInit(0)
+    count = ctypes.c_int(0)
+    if status == 0:
+        status = driver.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0 or count.value == 0:
+        return f"the NVIDIA driver finds no usable GPU (CUDA error {status}): check nvidia-smi"
+    return ""
+
+
+class OnnxRuntimeEngine(Engine):
+    """A bundle's graph in an ONNX Runtime session."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str,
+        *,
+        precision: str = "fp32",
+        threads: int | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(bundle, precision=precision, reason=reason)
+        self.device = device
+        self.name = f"onnxruntime-{device}"
+        self.threads = threads or usable_cores()
+        self._session: Any = None
+
+    def _activate_impl(self) -> None:
+        import onnxruntime
+
+        if self.device == "cuda":
+            obstacle = cuda_obstacle()
+            if obstacle:
+                raise DeviceError(f"device 'cuda' cannot run here: {obstacle}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3  # errors come back as exceptions, warnings are not for users
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        providers: list[Any] = [_PROVIDERS["cpu"]]
+        if self.device == "cuda":
+            # TF32 keeps 10 bits of mantissa: precision "fp32" has to mean what it says.
+            settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+            providers.insert(0, (_PROVIDERS["cuda"], settings))
+        try:
+            session = onnxruntime.InferenceSession(
+                self.bundle.read(), sess_options=options, providers=providers
+            )
+        except Exception as error:  # onnxruntime raises classes without a common base of its own
+            raise EngineError(
+                f"{self.bundle.name}: ONNX Runtime {onnxruntime.__version__} cannot load the graph "
+                f"on {self.device}: {_first_line(error)}"
+            ) from error
+        # ONNX Runtime falls back to the CPU with no more than a log line.
+        if _PROVIDERS[self.device] not in session.get_providers():
+            raise DeviceError(
+                f"device {self.device!r} cannot run here: ONNX Runtime could not load its provider "
+                "(CUDA 13 runtime, cuBLAS or cuDNN 9 missing?): pip install 'revisage[gpu]'"
+            )
+        for kind, given, stated in (
+            ("inputs", session.get_inputs(), self.manifest.inputs),
+            ("outputs", session.get_outputs(), self.manifest.outputs),
+        ):
+            names = [tensor.name for tensor in given]
+            if sorted(names) != sorted(tensor.name for tensor in stated):
+                raise EngineError(
+                    f"{self.bundle.name}: the graph has the {kind} {', '.join(names)}, which are "
+                    "not those of its manifest; export it again"
+                )
+        self._session = session
+
+    def _infer_impl(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        names = [tensor.name for tensor in self.manifest.outputs]
+        try:
+            found = self._session.run(names, dict(inputs))
+        except Exception as error:
+            raise EngineError(
+                f"{self.bundle.name}: {self.name} failed: {_first_line(error)}"
+            ) from error
+        return {name: np.asarray(array) for name, array in zip(names, found, strict=True)}
+
+    def _deactivate_impl(self) -> None:
+        self._session = None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,122 @@
+"""Probes: small inputs that everyone can build again, whose outputs the certificate states.
+
+After every load the engine runs one, so that an engine that returns zeros, garbage or another
+model's output is caught before it touches a photo.
+
+Note [The same probe everywhere]
+A probe's input must be equal to the last bit on every machine. It is therefore made with numpy's
+frozen legacy generator and with integers only: a coarse random grid is interpolated with weights of
+whole eighths, and the sum is divided once by a power of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from revisage.errors import BundleError, EngineError
+from revisage.manifest import Expected, Manifest, Probe, ProbeInput, TensorSpec, Tolerance
+
+__all__ = ["check_probe", "expect", "probe_array", "probe_inputs"]
+
+CELL = 8  # pixels between two grid points
+SAMPLES = 64  # values of an output that a certificate states
+MASK_LEVEL = 170  # of 255: about a quarter of a mask is hole
+
+
+def _smooth_field(random: np.random.RandomState, height: int, width: int) -> NDArray[Any]:
+    """[height, width] integers in 0..255*64: a random grid, linearly interpolated."""
+    rows, columns = height // CELL + 2, width // CELL + 2
+    grid = random.randint(0, 256, size=(rows, columns)).astype(np.int64)
+    y, x = np.arange(height), np.arange(width)
+    top, left = y // CELL, x // CELL
+    down, right = (y % CELL)[:, None], (x % CELL)[None, :]
+    above = grid[top][:, left] * (CELL - right) + grid[top][:, left + 1] * right
+    below = grid[top + 1][:, left] * (CELL - right) + grid[top + 1][:, left + 1] * right
+    field: NDArray[Any] = above * (CELL - down) + below * down
+    return field
+
+
+def _unit_plane(random: np.random.RandomState, kind: str, height: int, width: int) -> Any:
+    """[height, width] float64 in [0, 1], exact multiples of 2**-14."""
+    if kind == "uniform":
+        return random.randint(0, 1 << 14, size=(height, width)) / float(1 << 14)
+    field = _smooth_field(random, height, width)
+    if kind == "mask":
+        return (field > MASK_LEVEL * CELL * CELL).astype(np.float64)
+    grain = random.randint(-512, 513, size=(height, width))  # +-3 % of the range
+    return np.clip(field + grain, 0, (1 << 14) - 1) / float(1 << 14)
+
+
+def probe_array(made: ProbeInput, spec: TensorSpec) -> NDArray[Any]:
+    """Build one probe tensor: the last two axes are a plane, the others count planes.
+
+    The kind `picture` is smooth with grain, `mask` is blobs of 0 and 1, `uniform` is noise; values
+    fill the range that the manifest states (0..1 where it states none).
+    """
+    random = np.random.RandomState(made.seed)  # frozen by numpy for ever
+    if spec.layout == "NHWC" and len(made.shape) == 4:
+        batch, height, width, channels = made.shape
+        planes = [_unit_plane(random, made.kind, height, width) for _ in range(batch * channels)]
+        unit = np.stack(planes).reshape(batch, channels, height, width).transpose(0, 2, 3, 1)
+    else:
+        height, width = (1, 1, *made.shape)[-2:]
+        count = int(np.prod(made.shape[:-2], dtype=np.int64))
+        planes = [_unit_plane(random, made.kind, height, width) for _ in range(count)]
+        unit = np.stack(planes).reshape(made.shape)
+    low, high = spec.range or (0.0, 1.0)
+    return np.ascontiguousarray((low + (high - low) * unit).astype(spec.dtype))
+
+
+def probe_inputs(probe: Probe, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """All inputs of a probe, by name."""
+    return {spec.name: probe_array(probe.inputs[spec.name], spec) for spec in manifest.inputs}
+
+
+def expect(output: NDArray[Any]) -> Expected:
+    """What a certificate keeps of a true output: statistics, and values spread over it."""
+    flat = output.reshape(-1).astype(np.float64)
+    positions = np.unique(np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(np.int64))
+    return Expected(
+        shape=tuple(int(size) for size in output.shape),
+        mean=float(flat.mean()),
+        std=float(flat.std()),
+        positions=tuple(int(p) for p in positions),
+        values=tuple(float(flat[p]) for p in positions),
+    )
+
+
+def check_probe(
+    probe: Probe, found: Mapping[str, NDArray[Any]], tolerance: Tolerance, where: str
+) -> None:
+    """Compare an engine's output for a probe with the certificate.
+
+    Raises:
+        EngineError: an output is missing, has another shape, or is further away than `tolerance`.
+        BundleError: the probe does not know an output.
+    """
+    for name, expected in probe.outputs.items():
+        if name not in found:
+            raise EngineError(f"{where}: the engine gives no output {name!r}")
+        output = np.asarray(found[name])
+        if tuple(output.shape) != expected.shape:
+            raise EngineError(
+                f"{where}: output {name!r} of the probe has shape {list(output.shape)}, "
+                f"certified is {list(expected.shape)}"
+            )
+        flat = output.reshape(-1).astype(np.float64)
+        error = float(np.max(np.abs(flat[list(expected.positions)] - np.array(expected.values))))
+        drift = max(abs(float(flat.mean()) - expected.mean), abs(float(flat.std()) - expected.std))
+        # Written so that a NaN fails: every comparison with NaN is false.
+        if not (error <= tolerance.max_abs and drift <= tolerance.max_abs):
+            raise EngineError(
+                f"{where}: the probe's output {name!r} is off by {error:.3g} (statistics by "
+                f"{drift:.3g}), certified are {tolerance.max_abs:.3g}: this engine computes "
+                "something else here; use another device and report it"
+            )
+    extra = set(found) - set(probe.outputs)
+    if extra:
+        raise BundleError(f"{where}: the certificate knows no output {', '.join(sorted(extra))}")
