@@ -59,6 +59,9 @@ _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
 _SYMBOL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}(/[1-9][0-9]{0,3})?")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+# A list of numbers in indented JSON, to be written on one line. Strings hold no raw line break, and
+# a list of strings is left as it is.
+_FLAT_LIST = re.compile(r"\[\n[^\[\]{}\"]*\]")
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 
 Dimension = int | str
@@ -444,7 +447,8 @@ def _dump(value: Manifest | Certificate) -> str:
             return [plain(content) for content in item]
         return item
 
-    return json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False)
+    return _FLAT_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

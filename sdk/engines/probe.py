@@ -85,7 +85,7 @@ def expect(output: NDArray[Any]) -> Expected:
         mean=float(flat.mean()),
         std=float(flat.std()),
         positions=tuple(int(p) for p in positions),
-        values=tuple(float(flat[p]) for p in positions),
+        values=tuple(float(f"{flat[p]:.9g}") for p in positions),
     )
 
 

@@ -1,0 +1,268 @@
+"""Bundles from networks: export, certify, and only then put the folder in its place.
+
+The folder is written beside its place under a temporary name, opened exactly as the runtime opens
+it, measured by the parity gate, completed, opened again, and renamed. A bundle that exists was
+certified; a failed or killed export leaves the old one untouched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from revisage.bundle import CERTIFICATE, MANIFEST, MODEL, Bundle
+from revisage.engines import device_status, open_engine
+from revisage.engines.probe import expect, probe_array
+from revisage.errors import OutputError, ParityError
+from revisage.export.compare import Arrays, ErrorStatistics, check_parity, measure, run_torch
+from revisage.export.onnx_from_torch import OPSET, onnx_from_torch
+from revisage.export.reference_set import REFERENCE
+from revisage.manifest import (
+    Certificate,
+    Manifest,
+    Probe,
+    ProbeInput,
+    RecipeOrigin,
+    Setting,
+    TensorSpec,
+    Tolerance,
+)
+
+__all__ = ["ManifestFields", "export_bundle", "write_bundle"]
+
+PROBE_SIDE = 64  # pixels, rounded up to the network's multiple: quick, and larger than its kernels
+
+
+class ManifestFields(TypedDict):
+    """What an exporter says about its network; the rest of the manifest is filled in here."""
+
+    name: str
+    operation: str
+    version: str
+    size: str
+    description: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    working_size: int
+    multiple_of: int
+    padding: str
+    tolerances: Mapping[str, Mapping[str, Tolerance]]
+    licence: str
+    recipe: RecipeOrigin
+    weights_digest: str
+    settings: NotRequired[Mapping[str, Setting]]
+
+
+def _probe_inputs(specs: Sequence[TensorSpec], multiple_of: int) -> dict[str, ProbeInput]:
+    """A recipe for each input; H and W differ where they may, so that a swap shows."""
+    height = -(-PROBE_SIDE // multiple_of) * multiple_of
+    sizes = {"N": 1, "H": height, "W": height + multiple_of}
+    kinds = {"RGB": "picture", "GRAY": "picture", "mask": "mask"}
+    return {
+        spec.name: ProbeInput(
+            kind=kinds.get(spec.colour, "uniform"),
+            seed=7 + index,
+            shape=tuple(d if isinstance(d, int) else sizes.get(d, 2) for d in spec.shape),
+        )
+        for index, spec in enumerate(specs)
+    }
+
+
+def _engine_devices() -> dict[str, str]:
+    """Engine names that can be measured on this machine, with their device."""
+    return {f"onnxruntime-{s.device}": s.device for s in device_status() if s.usable}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def export_bundle(
+    network: torch.nn.Module,
+    manifest_fields: ManifestFields,
+    reference_inputs: Sequence[Arrays],
+    folder: str | os.PathLike[str],
+    *,
+    force: bool = False,
+) -> Bundle:
+    """Export a network as the bundle `folder/<name>`, through the parity gate.
+
+    Args:
+        network: float32; `forward` takes the manifest's inputs in order and returns one tensor or
+            a tuple of them in the manifest's order. It is put into eval mode.
+        manifest_fields: what the manifest says; see `ManifestFields`.
+        reference_inputs: what the gate runs; one mapping of named arrays per call.
+        folder: where the bundle's own folder is made.
+        force: replace an existing bundle.
+
+    Returns:
+        The bundle, opened from its final place.
+
+    Raises:
+        OutputError: it exists already, or the folder cannot be written.
+        EngineError: the graph cannot be exported, or is not portable.
+        ParityError: an engine is further from torch than the tolerance.
+        BundleError: a field of the manifest is impossible.
+    """
+    network = network.eval()
+    specs_in, specs_out = manifest_fields["inputs"], manifest_fields["outputs"]
+    _refuse_existing(Path(folder) / manifest_fields["name"], force)
+    examples = {
+        name: torch.from_numpy(np.concatenate([array, array]) if len(array) == 1 else array[:2])
+        for name, array in reference_inputs[0].items()
+    }
+    model = onnx_from_torch(
+        network, examples, specs_in, specs_out, multiple_of=manifest_fields["multiple_of"]
+    )
+    made = _probe_inputs(specs_in, manifest_fields["multiple_of"])
+    probe_arrays = {spec.name: probe_array(made[spec.name], spec) for spec in specs_in}
+    truth = run_torch(network, probe_arrays, specs_in, specs_out)
+    probe = Probe(made, {name: expect(output) for name, output in truth.items()})
+    truths = [run_torch(network, inputs, specs_in, specs_out) for inputs in reference_inputs]
+    return write_bundle(
+        model.SerializeToString(deterministic=True),
+        manifest_fields,
+        (probe,),
+        reference_inputs,
+        truths,
+        folder,
+        force=force,
+    )
+
+
+def write_bundle(
+    model: bytes,
+    manifest_fields: ManifestFields,
+    probes: tuple[Probe, ...],
+    reference_inputs: Sequence[Arrays],
+    truths: Sequence[Arrays],
+    folder: str | os.PathLike[str],
+    *,
+    force: bool = False,
+) -> Bundle:
+    """Certify a graph against true outputs and write its bundle; see `export_bundle`.
+
+    Args:
+        model: the bytes of `model.onnx`.
+        probes: small inputs with their true outputs.
+        truths: the network's outputs for `reference_inputs`.
+    """
+    root = Path(folder)
+    place = root / manifest_fields["name"]
+    _refuse_existing(place, force)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{manifest_fields['name']}-", dir=root))
+    except OSError as error:
+        raise OutputError(f"{root}: cannot be written ({error.strerror})") from error
+    try:
+        digest = hashlib.sha256(model).hexdigest()
+        (temporary / MODEL).write_bytes(model)
+        certificate = Certificate(
+            model_digest=digest,
+            reference=REFERENCE,
+            reference_count=sum(len(next(iter(inputs.values()))) for inputs in reference_inputs),
+            versions=_versions(),
+            errors={},
+            probes=probes,
+        )
+        manifest = Manifest(
+            **manifest_fields,
+            opset=OPSET,
+            digests={MODEL: digest, CERTIFICATE: hashlib.sha256(b"").hexdigest()},
+        )
+        errors = _measure_engines(temporary, manifest, certificate, reference_inputs, truths)
+        certificate = dataclasses.replace(certificate, errors=errors)
+        _write_texts(temporary, manifest, certificate)
+        for engine, device in _engine_devices().items():
+            for precision in manifest.tolerances.get(engine, {}):
+                with open_engine(temporary, device, precision=precision):
+                    pass  # opening repeats the probe within the stated tolerance
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        _put_in_place(temporary, place)
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Bundle.open(place)
+
+
+def _refuse_existing(place: Path, force: bool) -> None:
+    if place.exists() and not force:
+        raise OutputError(f"{place} exists already: remove it, or export with --force")
+
+
+def _write_texts(folder: Path, manifest: Manifest, certificate: Certificate) -> None:
+    text = certificate.to_json().encode()
+    (folder / CERTIFICATE).write_bytes(text)
+    digests = {**manifest.digests, CERTIFICATE: hashlib.sha256(text).hexdigest()}
+    stated = dataclasses.replace(manifest, digests=digests)
+    (folder / MANIFEST).write_bytes(stated.to_json().encode())
+
+
+def _measure_engines(
+    folder: Path,
+    manifest: Manifest,
+    certificate: Certificate,
+    reference_inputs: Sequence[Arrays],
+    truths: Sequence[Arrays],
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Pass every engine that the manifest states and this machine has through the gate."""
+    # While it is measured, the bundle states no limit: the gate shall judge, with its statistics,
+    # and not the probe at load.
+    unlimited = Tolerance(1e30, 1e30)
+    lax = {e: dict.fromkeys(precisions, unlimited) for e, precisions in manifest.tolerances.items()}
+    _write_texts(folder, dataclasses.replace(manifest, tolerances=lax), certificate)
+    measured: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for engine_name, device in _engine_devices().items():
+        for precision, tolerance in manifest.tolerances.get(engine_name, {}).items():
+            with open_engine(folder, device, precision=precision) as engine:
+                errors: dict[str, ErrorStatistics] = measure(engine, reference_inputs, truths)
+            check_parity(errors, tolerance, f"{manifest.name} on {engine_name} at {precision}")
+            measured.setdefault(engine_name, {})[precision] = {
+                name: _plain(error) for name, error in errors.items()
+            }
+    if not measured:
+        raise ParityError(
+            f"{manifest.name}: none of its engines ({', '.join(manifest.tolerances)}) runs on this "
+            "machine, so nothing could be certified"
+        )
+    return measured
+
+
+def _plain(error: ErrorStatistics) -> dict[str, float]:
+    """Three significant digits: enough to judge, and stable between equal runs."""
+    plain: dict[str, Any] = dataclasses.asdict(error)
+    return {name: float(f"{value:.3g}") for name, value in plain.items()}
+
+
+def _put_in_place(temporary: Path, place: Path) -> None:
+    """Rename into place; an old bundle steps aside first and comes back if that fails."""
+    if not place.exists():
+        temporary.rename(place)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
+    place.rename(aside / place.name)
+    try:
+        temporary.rename(place)
+    except OSError:
+        (aside / place.name).rename(place)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

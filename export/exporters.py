@@ -1,0 +1,72 @@
+"""The networks that `revisage export NAME` knows, each with the function that exports it.
+
+An exporter is `function(weights: Path, folder: Path, *, force: bool = False) -> Bundle`. It builds
+the network from a safetensors file, says what the manifest has to say, and calls `export_bundle`.
+It is named here as text and imported when it is used, so that one network's missing dependency does
+not stop the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Protocol
+
+from revisage.bundle import Bundle
+from revisage.errors import CheckpointError, OptionError
+
+__all__ = ["EXPORTERS", "Exporter", "default_weights", "export_named"]
+
+
+class Exporter(Protocol):
+    """Turns a weights file into the bundle `folder/<name>`."""
+
+    def __call__(self, weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+        """Export; see `export_bundle` for what it raises."""
+
+
+EXPORTERS = {
+    "face_finder": "revisage.export.faces:face_finder",
+    "face_landmarks": "revisage.export.faces:face_landmarks",
+    "wrinkle_segmenter": "revisage.export.wrinkles:wrinkle_segmenter",
+    "wrinkle_filler": "revisage.export.wrinkles:wrinkle_filler",
+    "lama": "revisage.export.wrinkles:lama",
+    "unetpp": "revisage.export.wrinkles:unetpp",
+}
+
+
+def default_weights(name: str) -> Path:
+    """Where the trained weights of a shipped network lie in a source checkout."""
+    import revisage.training.models as models
+
+    return Path(models.__file__).parents[1] / "weights" / f"{name}.safetensors"
+
+
+def export_named(
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Export the network `name` as the bundle `folder/<name>`.
+
+    Args:
+        weights: a safetensors file; None means the trained weights of the source checkout.
+
+    Raises:
+        OptionError: no network has this name.
+        CheckpointError: there are no such weights.
+    """
+    if name not in EXPORTERS:
+        raise OptionError(f"no network {name!r} to export; there are: {', '.join(EXPORTERS)}")
+    path = Path(weights) if weights is not None else default_weights(name)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such weights; give a safetensors file with --weights "
+            "(`revisage import` makes one from a published checkpoint)"
+        )
+    module_name, _, function = EXPORTERS[name].partition(":")
+    exporter: Exporter = getattr(importlib.import_module(module_name), function)
+    return exporter(path, Path(folder), force=force)
