@@ -12,7 +12,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["invert_affine", "rescale_square", "square_matrix", "transform_points"]
+__all__ = [
+    "face_crop_matrix",
+    "invert_affine",
+    "rescale_square",
+    "square_matrix",
+    "transform_points",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -54,6 +60,27 @@ def square_matrix(landmarks: npt.ArrayLike, size: int) -> FloatArray:
     linear = scale * np.stack([unit_x, unit_y])
     offset = (size - 1) / 2 - linear @ centre
     return np.concatenate([linear, offset[:, None]], axis=1)
+
+
+def face_crop_matrix(landmarks: npt.ArrayLike, size: int) -> FloatArray:
+    """Similarity that maps a photo to the tight upright crop in which landmarks are found.
+
+    The crop is the part of `square_matrix` around the face: 0.8 of its side, centred 0.09 of its
+    side below its centre. A frontal face fills about 68 % of its width and 82 % of its height.
+
+    Args:
+        landmarks: [68, 2] points (x, y) in photo pixels, iBUG 300-W order.
+        size: side of the crop in pixels.
+
+    Returns:
+        [2, 3] float64, photo pixels -> crop pixels.
+    """
+    square = square_matrix(landmarks, 1000)
+    # In the 1000 px square the crop spans 800 px around (499.5, 589.5).
+    inside = np.array([[1.0, 0.0, -100.0], [0.0, 1.0, -190.0]])
+    linear = square[:, :2]
+    shifted = np.concatenate([linear, (square[:, 2] + inside[:, 2])[:, None]], axis=1)
+    return rescale_square(shifted, 800, size)
 
 
 def rescale_square(matrix: npt.ArrayLike, size: int, new_size: int) -> FloatArray:
