@@ -16,7 +16,15 @@ from revisage.errors import BundleError
 from revisage.manifest import MAX_TEXT_BYTES, Certificate, Manifest
 from revisage.onnx_guard import check_model_bytes
 
-__all__ = ["CERTIFICATE", "MANIFEST", "MODEL", "Bundle", "shipped_bundle", "shipped_names"]
+__all__ = [
+    "CERTIFICATE",
+    "MANIFEST",
+    "MODEL",
+    "Bundle",
+    "shipped_bundle",
+    "shipped_folder",
+    "shipped_names",
+]
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -127,6 +135,11 @@ def _check_certificate(manifest: Manifest, certificate: Certificate) -> None:
 
 
 _SHIPPED = Path(__file__).parent / "bundles"
+
+
+def shipped_folder() -> Path:
+    """The folder of the bundles that came with this installation."""
+    return _SHIPPED
 
 
 def shipped_names() -> tuple[str, ...]:

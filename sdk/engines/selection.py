@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from revisage import env
 from revisage.bundle import Bundle
 from revisage.engines.base import Engine
 from revisage.engines.onnxruntime import PRECISIONS, OnnxRuntimeEngine, cuda_obstacle
@@ -51,8 +52,8 @@ def open_engine(
         bundle: an open bundle, or the path of one.
         device: "cpu", "cuda", or "auto" for the best that works here.
         precision: "fp32".
-        threads: CPU threads of one call; None means all cores that this process may use. The
-            output does not depend on it.
+        threads: CPU threads of one call; None takes `REVISAGE_NUM_THREADS`, else all cores that
+            this process may use. The output does not depend on it.
 
     Returns:
         An active engine; use it as a context manager, or `deactivate` it when done.
@@ -69,6 +70,7 @@ def open_engine(
         raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise OptionError(f"threads={threads} is not within 1..{MAX_THREADS}; None means all cores")
+    threads = env.number_of_threads() if threads is None else threads
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
 
     def start(name: str, reason: str) -> Engine:

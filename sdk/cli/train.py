@@ -1,0 +1,45 @@
+"""`revisage train`: run a training recipe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("train", help="run a training recipe, or continue a run")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped one"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        dest="overrides",
+        help="change one value of the recipe; may be repeated",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the run is written; default: runs/RECIPE"
+    )
+    parser.add_argument("--device", default="cpu", help="torch device; default: cpu")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    from revisage.errors import MissingExtraError
+
+    try:
+        from revisage.training.train import train
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("revisage"):
+            raise
+        raise MissingExtraError("train", "training") from error
+    return train(
+        args.recipe, args.overrides, out=args.out, dry_run=args.dry_run, device=args.device
+    )
