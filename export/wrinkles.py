@@ -1,0 +1,134 @@
+"""Exporters of the wrinkle networks: compact ones that ship, and paper-size ones of a user.
+
+Tensors of every bundle here: pictures NCHW RGB float32 in [0, 1], masks 1 = hole or wrinkle. The
+Fourier units are exported as matrix products, so that the graph is plain ONNX at any size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+import revisage.training.models as models
+from revisage.bundle import Bundle
+from revisage.errors import CheckpointError
+from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.compare import Arrays
+from revisage.export.reference_set import reference_masks, reference_pictures
+from revisage.manifest import RecipeOrigin, TensorSpec, Tolerance
+from revisage.training.models.wrinkle_segmenter import CompactSegmenter
+
+__all__ = ["wrinkle_segmenter"]
+
+IMAGE = TensorSpec("image", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0))
+MASK = TensorSpec("mask", "float32", ("N", 1, "H", "W"), "NCHW", "mask", (0.0, 1.0))
+PROBABILITY = TensorSpec("probability", "float32", ("N", 1, "H", "W"), "NCHW", "mask", (0.0, 1.0))
+FILLED = TensorSpec("filled", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0))
+
+WORKING_SIZE = 512
+REFERENCES = 8
+
+# Half a step of an 8-bit picture is 2e-3: these leave room for other instruction sets, and for the
+# other summation orders of a GPU, and none for a wrong graph.
+TOLERANCES = {
+    "onnxruntime-cpu": {"fp32": Tolerance(max_abs=2e-4, mean_abs=1e-5)},
+    "onnxruntime-cuda": {"fp32": Tolerance(max_abs=1e-3, mean_abs=5e-5)},
+}
+
+
+class _Probability(nn.Module):
+    """The trained segmenter gives logits, its bundle gives probabilities."""
+
+    def __init__(self, segmenter: nn.Module) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.segmenter(image))
+
+
+def load_weights(network: nn.Module, weights: Path) -> nn.Module:
+    """Fill a network with a safetensors file of exactly its keys and shapes; eval mode.
+
+    Raises:
+        CheckpointError: the file is damaged, or made for another network.
+    """
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights}: not a readable safetensors file ({error})") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:400]
+        raise CheckpointError(f"{weights}: not the weights of this network: {reason}") from error
+    return network.eval()
+
+
+def imported_arguments(weights: Path, architecture: str) -> Mapping[str, Any]:
+    """Constructor arguments that `revisage import` wrote into a safetensors file.
+
+    Raises:
+        CheckpointError: the file is damaged, or was not imported as this architecture.
+    """
+    try:
+        with safe_open(weights, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        arguments = json.loads(metadata.get("arguments", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{weights}: not a readable safetensors file ({error})") from error
+    if metadata.get("architecture") != architecture or not isinstance(arguments, dict):
+        raise CheckpointError(
+            f"{weights}: was not imported as {architecture}: "
+            "make it with `revisage import CHECKPOINT -o OUT.safetensors`"
+        )
+    return arguments
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def recipe_origin(name: str) -> RecipeOrigin:
+    """The shipped recipe of a trained network."""
+    recipe = Path(models.__file__).parents[1] / "recipes" / f"{name}.toml"
+    return RecipeOrigin(name, file_digest(recipe) if recipe.is_file() else "")
+
+
+def _pictures(size: int, count: int = REFERENCES) -> list[Arrays]:
+    return [{"image": picture[None]} for picture in reference_pictures(count, size)]
+
+
+def _pictures_with_holes(size: int, count: int = REFERENCES) -> list[Arrays]:
+    pairs = zip(reference_pictures(count, size), reference_masks(count, size), strict=True)
+    return [{"image": picture[None], "mask": mask[None]} for picture, mask in pairs]
+
+
+def wrinkle_segmenter(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export the compact wrinkle segmenter."""
+    network = _Probability(load_weights(CompactSegmenter(), weights))
+    fields = ManifestFields(
+        name="wrinkle_segmenter",
+        operation="wrinkles",
+        version="1",
+        size="compact",
+        description="Finds wrinkles and fine lines in an aligned face (compact UNet++).",
+        inputs=(IMAGE,),
+        outputs=(PROBABILITY,),
+        working_size=WORKING_SIZE,
+        multiple_of=CompactSegmenter.multiple,
+        padding="reflect",
+        tolerances=TOLERANCES,
+        licence="Apache-2.0",
+        recipe=recipe_origin("wrinkle_segmenter"),
+        weights_digest=file_digest(weights),
+        settings={"threshold": 0.5},
+    )
+    return export_bundle(network, fields, _pictures(WORKING_SIZE), folder, force=force)
