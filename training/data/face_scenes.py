@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import cv2
@@ -94,10 +95,10 @@ def scene(pool: FacePool, size: int, rng: np.random.Generator) -> Scene:
         edges = np.rint(np.linspace(0, size, tiles + 1) + rng.normal(0, 3, tiles + 1)).astype(int)
         edges = np.clip(edges, 0, size)
         edges[0], edges[-1] = 0, size
-        for top, bottom in zip(edges[:-1], edges[1:], strict=True):
-            for left, right in zip(edges[:-1], edges[1:], strict=True):
-                tile = max(int(bottom - top), int(right - left))
-                if min(int(bottom - top), int(right - left)) < 16:
+        for top, bottom in itertools.pairwise(edges.tolist()):
+            for left, right in itertools.pairwise(edges.tolist()):
+                tile = max(bottom - top, right - left)
+                if min(bottom - top, right - left) < 16:
                     continue
                 if rng.random() < 0.35:
                     part = pool.background(tile, rng)
@@ -108,7 +109,7 @@ def scene(pool: FacePool, size: int, rng: np.random.Generator) -> Scene:
                     square = crop_square(points)
                     square[:2] += [left, top]
                     squares.append(square)
-                    shares.append(_visible(square, (int(left), int(top), int(right), int(bottom))))
+                    shares.append(_visible(square, (left, top, right, bottom)))
                 if rng.random() < 0.7:
                     part = light(part, rng)
                 image[top:bottom, left:right] = part[: bottom - top, : right - left]

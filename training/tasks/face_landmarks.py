@@ -95,9 +95,8 @@ class LandmarkTask:
         mass = target.sum(dim=(2, 3), keepdim=True)
         target = target / mass.clamp(min=1e-6)
         inside = (mass[..., 0, 0] > 1.0).float() * count[:, None]
-        n, p, height, width = logits.shape
-        log_share = functional.log_softmax(logits.reshape(n, p, -1), dim=2)
-        entropy = -(target.reshape(n, p, -1) * log_share).sum(dim=2)
+        log_share = functional.log_softmax(logits.flatten(2), dim=2)
+        entropy = -(target.flatten(2) * log_share).sum(dim=2)
         shape = (entropy * inside).sum() / inside.sum().clamp(min=1)
         score = functional.binary_cross_entropy_with_logits(summary[:, 0], batch["is_face"])
         off = (summary[:, 1:] - batch["pose"] / 30).abs().mean(dim=1)

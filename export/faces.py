@@ -1,0 +1,106 @@
+"""Bundles of the two face networks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from revisage.bundle import Bundle
+from revisage.errors import CheckpointError
+from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.reference_set import reference_pictures
+from revisage.manifest import RecipeOrigin, TensorSpec, Tolerance
+from revisage.training.models.face_finder import FaceFinder
+from revisage.training.models.face_landmarks import FaceLandmarks
+
+__all__ = ["face_finder", "face_landmarks"]
+
+# Landmarks are read to a tenth of a pixel and scores to a hundredth.
+TOLERANCES = {
+    "onnxruntime-cpu": {"fp32": Tolerance(max_abs=5e-3, mean_abs=5e-4)},
+    "onnxruntime-cuda": {"fp32": Tolerance(max_abs=5e-2, mean_abs=5e-3)},
+}
+# A finder's crop is this many times as wide as the face (revisage.alignment.face_crop_matrix).
+SIDE_PER_WIDTH = 1.47
+
+
+def _load(network: torch.nn.Module, weights: Path) -> None:
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{weights}: not the weights of {type(network).__name__} ({error})"
+        ) from error
+
+
+def _origin(name: str) -> RecipeOrigin:
+    import revisage.training
+
+    text = (Path(revisage.training.__file__).parent / "recipes" / f"{name}.toml").read_bytes()
+    return RecipeOrigin(name=name, digest=hashlib.sha256(text).hexdigest())
+
+
+def face_finder(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export the finder: picture of any size -> proposals at one eighth of it."""
+    network = FaceFinder()
+    _load(network, weights)
+    fields = ManifestFields(
+        name="face_finder",
+        operation="faces",
+        version="1",
+        size="compact",
+        description="Proposes upright squares of faces in one level of a photo's pyramid.",
+        inputs=(TensorSpec("image", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0)),),
+        outputs=(
+            TensorSpec("proposals", "float32", ("N", FaceFinder.channels, "H/8", "W/8"), "NCHW"),
+        ),
+        working_size=256,
+        multiple_of=FaceFinder.stride,
+        padding="zero",
+        tolerances=TOLERANCES,
+        licence="Apache-2.0",
+        recipe=_origin("face_finder"),
+        weights_digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        settings={
+            "smallest_side": FaceFinder.smallest_side,
+            "reference_side": FaceFinder.reference_side,
+            "side_per_width": SIDE_PER_WIDTH,
+            "proposal_score": 0.25,
+            "most_proposals": 64,
+        },
+    )
+    references = [{"image": picture[None]} for picture in reference_pictures(8, 256)]
+    return export_bundle(network, fields, references, folder, force=force)
+
+
+def face_landmarks(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export the landmark network: upright crops -> points, score, pose."""
+    network = FaceLandmarks()
+    _load(network, weights)
+    size = FaceLandmarks.size
+    fields = ManifestFields(
+        name="face_landmarks",
+        operation="faces",
+        version="1",
+        size="compact",
+        description="68 landmarks, a face score and the pose from an upright crop of a face.",
+        inputs=(TensorSpec("image", "float32", ("N", 3, size, size), "NCHW", "RGB", (0.0, 1.0)),),
+        outputs=(
+            TensorSpec("landmarks", "float32", ("N", FaceLandmarks.points, 2)),
+            TensorSpec("score", "float32", ("N",)),
+            TensorSpec("pose", "float32", ("N", 2)),
+        ),
+        working_size=size,
+        multiple_of=1,
+        padding="border",
+        tolerances=TOLERANCES,
+        licence="Apache-2.0",
+        recipe=_origin("face_landmarks"),
+        weights_digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        settings={"first_score": 0.5, "score": 0.8, "track_score": 0.5},
+    )
+    references = [{"image": picture[None]} for picture in reference_pictures(8, size)]
+    return export_bundle(network, fields, references, folder, force=force)
