@@ -12,6 +12,7 @@ cheek and neck lines, and chains of short segments anywhere on the face.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -189,7 +190,7 @@ def _forehead(face: _Face, look: _Look, rng: np.random.Generator) -> list[Fold]:
         if whole[1] - whole[0] < 0.5:
             whole = np.array([-0.6, 0.6]) + rng.normal(0, 0.1, 2)
         edges = np.linspace(whole[0], whole[1], runs + 1)
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in itertools.pairwise(edges):
             x = np.linspace(a, b - 0.06 * (runs > 1), 5) * face.unit
             brow_height = np.interp(x, sides, heights)
             y = top + arch * (brow_height - top) * np.exp(-up / (0.5 * face.unit)) - up

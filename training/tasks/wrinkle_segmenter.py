@@ -1,0 +1,159 @@
+"""Training of the compact wrinkle segmenter."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from revisage.training.data.ridges import IGNORE
+from revisage.training.data.wrinkle_crops import AlignedFace, WrinklePool
+from revisage.training.data.wrinkles import draw_wrinkles
+from revisage.training.losses.dice import dice_loss
+from revisage.training.metrics.segmentation import Overlap
+from revisage.training.models.wrinkle_segmenter import CompactSegmenter
+from revisage.training.recipe import section
+
+__all__ = ["SegmenterTask", "build", "segmentation_figures"]
+
+Batch = Mapping[str, torch.Tensor]
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    widths: tuple[int, ...] = (16, 24, 48, 96)
+    blocks: tuple[int, ...] = (1, 2, 4)
+    group_width: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    portraits: tuple[str, ...]  # folders of annotated portraits
+    crop: int = 256  # side of the training crops, pixels of the 512 px square
+    smallest_face: float = 220.0  # native face width; smaller faces show no wrinkles
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    dice: float = 1.0
+    cross_entropy: float = 0.5
+    positive: float = 3.0  # weight of wrinkle pixels in the cross entropy
+
+
+def as_image(image: torch.Tensor) -> torch.Tensor:
+    """[N, H, W, 3] uint8 -> [N, 3, H, W] float32 in [0, 1], channels last in memory."""
+    return image.permute(0, 3, 1, 2).float() / 255
+
+
+def segmentation_figures(
+    network: torch.nn.Module, faces: list[AlignedFace], seed: int, out: Path | None = None
+) -> dict[str, float]:
+    """Draw wrinkles over held-out faces and compare what the network finds (threshold 0.5).
+
+    Returns:
+        iou: against the drawn wrinkles alone, on the whole square.
+        iou_near: the same within 6 px of the drawn wrinkles.
+        iou_union, precision, recall: against drawn and real wrinkles (the teacher's), leaving out
+            what the teacher could not tell.
+        bare: share of pixels found on the faces as they are, without drawn wrinkles.
+    """
+    rng = np.random.default_rng(seed)
+    whole, near, union = Overlap(), Overlap(), Overlap()
+    bare, sheet = 0.0, []
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
+    for index, face in enumerate(faces):
+        image, drawn = draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
+        pair = torch.from_numpy(np.stack([image, face.image]))
+        with torch.no_grad():
+            logits = network(as_image(pair).contiguous(memory_format=torch.channels_last))
+        found = (logits[:, 0] > 0).numpy().astype(np.uint8)
+        whole.add(found[0], drawn)
+        near.add(found[0], drawn, cv2.dilate(drawn, disc))
+        truth = (drawn > 0) | (face.labels == 1)
+        union.add(found[0], truth, (face.labels != IGNORE) | truth)
+        bare += float(found[1].mean()) / len(faces)
+        if index < 12:
+            sheet.append(
+                np.vstack(
+                    [
+                        _outlined(image, found[0], drawn),
+                        _outlined(face.image, found[1], face.labels == 1),
+                    ]
+                )
+            )
+    if out is not None and sheet:
+        rows = [np.hstack(sheet[i : i + 4]) for i in range(0, len(sheet) // 4 * 4, 4)]
+        if rows:
+            cv2.imwrite(str(out / "held_out.png"), np.vstack(rows)[..., ::-1])
+    return {
+        "iou": whole.iou,
+        "iou_near": near.iou,
+        "iou_union": union.iou,
+        "precision": union.precision,
+        "recall": union.recall,
+        "bare": bare,
+    }
+
+
+def _outlined(image: Picture, found: Picture, truth: npt.NDArray[Any]) -> Picture:
+    """Found and true in green, found alone in red, missed in blue."""
+    out = image.copy()
+    truth = truth > 0
+    out[(found > 0) & truth] = (0, 220, 0)
+    out[(found > 0) & ~truth] = (255, 0, 0)
+    out[(found == 0) & truth] = (0, 80, 255)
+    return out
+
+
+class SegmenterTask:
+    """See `revisage.training.loop.Task`."""
+
+    def __init__(self, model: Model, data: Data, loss: Loss) -> None:
+        cv2.setNumThreads(1)
+        network = CompactSegmenter(model.widths, model.blocks, model.group_width)
+        self.network: torch.nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.data, self.weights = data, loss
+        self.pool = WrinklePool(data.portraits, "train", smallest_face=data.smallest_face)
+        self.held_out = WrinklePool(data.portraits, "val", smallest_face=data.smallest_face)
+
+    def batches(self, rng: np.random.Generator, batch: int) -> Iterator[Batch]:
+        crops = self.pool.crops(rng, self.data.crop)
+        while True:
+            images, targets, known = zip(*(next(crops) for _ in range(batch)), strict=True)
+            yield {
+                "image": torch.from_numpy(np.stack(images)),
+                "target": torch.from_numpy(np.stack(targets)[:, None]),
+                "known": torch.from_numpy(np.stack(known)[:, None]),
+            }
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        logits = self.network(as_image(batch["image"])).float()
+        target, known = batch["target"].float(), batch["known"].float()
+        dice = dice_loss(logits, target, known)
+        weight = known * (1 + (self.weights.positive - 1) * target)
+        entropy = functional.binary_cross_entropy_with_logits(
+            logits, target, weight=weight, reduction="sum"
+        ) / known.sum().clamp(min=1)
+        total = self.weights.dice * dice + self.weights.cross_entropy * entropy
+        return total, {"dice": dice.item(), "cross_entropy": entropy.item()}
+
+    def validate(self, network: torch.nn.Module, out: Path, step: int) -> dict[str, float]:
+        """Figures on the first 24 held-out faces; pictures in `held_out.png`."""
+        return segmentation_figures(network, self.held_out.faces[:24], 11, out)
+
+
+def build(recipe: Mapping[str, Mapping[str, Any]]) -> SegmenterTask:
+    """The task of a recipe with the tables [model], [data] and [loss]."""
+    return SegmenterTask(
+        section(recipe, "model", Model),
+        section(recipe, "data", Data),
+        section(recipe, "loss", Loss),
+    )
