@@ -1,0 +1,174 @@
+"""Where on an aligned face an operation may work: polygons, discs and soft edges in NumPy.
+
+All sizes are fractions of the distance between the eye centres, so they fit every square.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["dilate", "erode", "fill_polygon", "remove_specks", "skin_region", "soften_inside"]
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+Points = npt.NDArray[np.float64]
+
+
+def fill_polygon(points: npt.ArrayLike, size: int) -> BoolArray:
+    """Pixels of a [size, size] square whose centres lie in a polygon (even-odd rule).
+
+    Args:
+        points: [K, 2] corners (x, y) in pixels; may lie outside the square.
+    """
+    corners = np.asarray(points, dtype=np.float64)
+    toggles = np.zeros((size, size + 1), dtype=np.int32)
+    following = np.roll(corners, -1, axis=0)
+    for (x0, y0), (x1, y1) in zip(corners, following, strict=True):
+        low, high = min(y0, y1), max(y0, y1)
+        rows = np.arange(max(0, math.ceil(low)), min(size, math.ceil(high)))
+        if rows.size:
+            crossing = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
+            columns = np.clip(np.ceil(crossing), 0, size).astype(np.int64)
+            toggles[rows, columns] += 1
+    return np.asarray(np.cumsum(toggles, axis=1)[:, :size] % 2 == 1)
+
+
+def convex_hull(points: npt.ArrayLike) -> Points:
+    """Corners of the convex hull, in order (Andrew's monotone chain)."""
+    ordered = sorted({(float(x), float(y)) for x, y in np.asarray(points, dtype=np.float64)})
+
+    def chain(sequence: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        kept: list[tuple[float, float]] = []
+        for x, y in sequence:
+            while len(kept) >= 2:
+                (ax, ay), (bx, by) = kept[-2], kept[-1]
+                if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0:
+                    break
+                kept.pop()
+            kept.append((x, y))
+        return kept[:-1]
+
+    return np.array(chain(ordered) + chain(ordered[::-1]), dtype=np.float64).reshape(-1, 2)
+
+
+def dilate(region: BoolArray, radius: float) -> BoolArray:
+    """Every pixel within `radius` pixels (a disc) of the region."""
+    reach = int(radius)
+    if reach < 1:
+        return region.copy()
+    height, width = region.shape
+    out = np.zeros_like(region)
+    # counts[y, x] = region pixels left of x: a run is hit where the count differs at its ends
+    counts = np.zeros((height, width + 1), dtype=np.int32)
+    np.cumsum(region, axis=1, out=counts[:, 1:])
+    for dy in range(-reach, reach + 1):
+        half = int(math.sqrt(radius * radius - dy * dy))
+        right = counts[:, np.minimum(np.arange(width) + half + 1, width)]
+        run = right > counts[:, np.maximum(np.arange(width) - half, 0)]
+        if dy >= 0:
+            out[dy:] |= run[: height - dy]
+        else:
+            out[:dy] |= run[-dy:]
+    return out
+
+
+def erode(region: BoolArray, radius: float) -> BoolArray:
+    """Every pixel of the region further than `radius` from its outside."""
+    return ~dilate(~region, radius)
+
+
+def soften_inside(region: BoolArray, width: int) -> FloatArray:
+    """A soft version that is 0 outside the region and rises to 1 within `width` pixels inside.
+
+    Two box blurs of the region eroded by `width`, in whole numbers, so the result is exact.
+    """
+    if width < 1:
+        return region.astype(np.float32)
+    first, second = width - width // 2, width // 2
+    total = erode(region, width).astype(np.int64)
+    scale = 1
+    for radius in (first, second):
+        for axis in (0, 1):
+            total = _box_sum(total, radius, axis)
+        scale *= (2 * radius + 1) ** 2
+    soft = (total / scale).astype(np.float32)
+    soft[~region] = 0.0  # the corners of a box reach further than a disc
+    return soft
+
+
+def _box_sum(values: npt.NDArray[np.int64], radius: int, axis: int) -> npt.NDArray[np.int64]:
+    pad = [(0, 0), (0, 0)]
+    pad[axis] = (radius + 1, radius)
+    sums = np.cumsum(np.pad(values, pad), axis=axis)
+    length = values.shape[axis]
+    window = 2 * radius + 1
+    ahead = np.take(sums, np.arange(window, window + length), axis=axis)
+    behind = np.take(sums, np.arange(length), axis=axis)
+    return np.asarray(ahead - behind)
+
+
+def remove_specks(region: BoolArray, radius: int, least: int) -> BoolArray:
+    """The region without pixels that have fewer than `least` of it in a window around them."""
+    total = region.astype(np.int64)
+    for axis in (0, 1):
+        total = _box_sum(total, radius, axis)
+    return region & (total >= least)
+
+
+def skin_region(landmarks: npt.ArrayLike, size: int) -> BoolArray:
+    """Skin of an upright face in its square: the face and forehead, less what is not skin.
+
+    Left out, each with a little around it: eyes with their lids, brows, lips, nostrils and nose
+    wings. The forehead reaches above the brows by about as much as the nose is long, as in the
+    rule of thirds that portrait painters use, and is rounded like a skull.
+
+    Args:
+        landmarks: [68, 2] in pixels of the square, iBUG 300-W order.
+    """
+    points = np.asarray(landmarks, dtype=np.float64)
+    left_eye, right_eye = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    unit = float(np.hypot(*(right_eye - left_eye)))  # the distance that everything scales with
+
+    allowed = fill_polygon(_outline(points), size)
+    kept_out = np.zeros((size, size), dtype=np.bool_)
+    for polygon, margin in _features(points, unit):
+        kept_out |= dilate(fill_polygon(polygon, size), margin * unit)
+    return np.asarray(erode(allowed, 0.04 * unit) & ~kept_out)
+
+
+def _outline(points: Points) -> Points:
+    """Jaw from ear to ear, closed above by half an ellipse over the forehead."""
+    brows = points[17:27].mean(axis=0)
+    nose_base = points[33]
+    ears = (points[0] + points[16]) / 2
+    top = brows - 0.85 * (nose_base - brows)
+    across = (points[16] - points[0]) / 2
+    # The hairline at the temples lies well inside the line from ear to ear.
+    angles = np.linspace(0.0, math.pi, 25)[1:-1]
+    ellipse = [
+        ears + 0.94 * math.cos(angle) * across + math.sin(angle) ** 0.8 * (top - ears)
+        for angle in angles
+    ]
+    return np.concatenate([points[:17], np.array(ellipse)])
+
+
+def _features(points: Points, unit: float) -> list[tuple[Points, float]]:
+    """Polygons that are not skin, each with its margin as a fraction of the eye distance."""
+    features: list[tuple[Points, float]] = []
+    for brow, eye in ((points[17:22], points[36:42]), (points[22:27], points[42:48])):
+        # A brow is about as thick as a tenth of the eye distance; the lid lies between it and the
+        # eye, and its crease is no wrinkle.
+        features.append((convex_hull(np.concatenate([brow, eye])), 0.06))
+        features.append(
+            (convex_hull(np.concatenate([brow, brow - np.array([0.0, 0.06 * unit])])), 0.06)
+        )
+        features.append((eye, 0.08))
+    features.append((points[48:60], 0.06))
+    nose = points[30:36]
+    middle = nose.mean(axis=0)
+    wings = middle + (nose - middle) * np.array([1.6, 1.0])
+    features.append((convex_hull(np.concatenate([nose, wings])), 0.05))
+    return features
