@@ -1,0 +1,75 @@
+"""The paper-size segmenter: same keys, same numbers as segmentation_models.pytorch."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from revisage.training.models.unetpp import UNetPlusPlus
+from tests.support import shared_folder
+
+
+def _fill_rules(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_parity_fixture() -> None:
+    folder = shared_folder("fixtures", "parity")
+    fill = _fill_rules(folder)
+    fixtures = sorted(folder.glob("unetpp_*.json"))
+    assert fixtures, f"no unetpp_* fixtures in {folder}"
+    for fixture in fixtures:
+        meta, arrays = fill.load_fixture(str(fixture))
+        state = fill.state_dict_torch(meta)
+        network = UNetPlusPlus.for_state(state).eval()
+        assert list(network.state_dict()) == list(state)
+        network.load_state_dict(state, strict=True)
+        with torch.no_grad():
+            out = network(torch.from_numpy(arrays["in_x"]))
+        # 2e-4: the tolerance of the fixtures; float32 noise is 3e-6.
+        torch.testing.assert_close(out, torch.from_numpy(arrays["out_y"]), atol=2e-4, rtol=0)
+
+
+def test_keys_and_values_without_a_checkpoint() -> None:
+    state = UNetPlusPlus().state_dict()
+    assert len(state) == 452
+    # Float tensors only: batch norms also count their batches in an integer each.
+    values = sum(v.numel() for v in state.values() if v.is_floating_point())
+    counters = sum(1 for v in state.values() if not v.is_floating_point())
+    assert values + counters == 48_532_764
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "classes", "decoder_channels"),
+    [(3, 1, (64, 32, 16, 8, 8)), (1, 3, (32, 16, 8, 8, 4)), (4, 2, (48, 24, 12))],
+)
+def test_other_sizes_are_read_from_the_state(
+    in_channels: int, classes: int, decoder_channels: tuple[int, ...]
+) -> None:
+    first = UNetPlusPlus(in_channels, classes, decoder_channels).eval()
+    again = UNetPlusPlus.for_state(first.state_dict()).eval()
+    again.load_state_dict(first.state_dict(), strict=True)
+    image = torch.linspace(0, 1, in_channels * 32 * 64).reshape(1, in_channels, 32, 64)
+    with torch.no_grad():
+        out = again(image)
+        assert out.shape == (1, classes, 32, 64)
+        assert torch.equal(out, first(image))
+
+
+def test_a_wrong_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        UNetPlusPlus(decoder_channels=(8, 8, 8, 8, 8))(torch.zeros(1, 3, 48, 64))
+
+
+def test_another_state_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"encoder\.conv1\.weight"):
+        UNetPlusPlus.for_state({"fc.weight": torch.zeros(2, 2)})

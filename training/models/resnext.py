@@ -1,0 +1,75 @@
+"""ResNeXt-50 32x4d as a feature pyramid (Xie et al. 2017, "Aggregated Residual Transformations").
+
+The state-dict keys are torchvision's without the classifier, as segmentation_models.pytorch stores
+the encoders of its networks: `conv1`, `bn1`, `layer1.0.conv1`, ...
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+__all__ = ["ResNeXt50"]
+
+
+class _Bottleneck(nn.Module):
+    """1 x 1 down, grouped 3 x 3, 1 x 1 up, around a shortcut (torchvision's key names)."""
+
+    expansion = 4
+
+    def __init__(self, inside: int, planes: int, stride: int, groups: int, group_base: int) -> None:
+        super().__init__()
+        width = planes * group_base // 64 * groups
+        outside = planes * self.expansion
+        self.conv1 = nn.Conv2d(inside, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outside, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outside)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or inside != outside:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        shortcut = features if self.downsample is None else self.downsample(features)
+        out = functional.relu(self.bn1(self.conv1(features)))
+        out = functional.relu(self.bn2(self.conv2(out)))
+        return functional.relu(self.bn3(self.conv3(out)) + shortcut)
+
+
+class ResNeXt50(nn.Module):
+    """[N, in_channels, H, W] -> features at 1/2, 1/4, 1/8, 1/16 and 1/32, H and W multiples of 32.
+
+    `forward` returns the first `depth` of them, with 64, 256, 512, 1024 and 2048 channels.
+    """
+
+    channels = (64, 256, 512, 1024, 2048)
+
+    def __init__(self, in_channels: int = 3, depth: int = 5) -> None:
+        super().__init__()
+        if not 2 <= depth <= 5:
+            raise ValueError(f"the encoder has features of depth 2 to 5, not {depth}")
+        self.depth = depth
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        # All four stages exist whatever the depth, because checkpoints hold them all.
+        inside = 64
+        for index, (planes, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+            blocks = []
+            for block in range(count):
+                stride = 2 if block == 0 and index > 0 else 1
+                blocks.append(_Bottleneck(inside, planes, stride, groups=32, group_base=4))
+                inside = planes * _Bottleneck.expansion
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        features = [functional.relu(self.bn1(self.conv1(image)))]
+        out = functional.max_pool2d(features[0], 3, 2, 1)
+        for index in range(1, self.depth):
+            out = self.get_submodule(f"layer{index}")(out)
+            features.append(out)
+        return features
