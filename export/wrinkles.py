@@ -24,9 +24,11 @@ from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
 from revisage.export.compare import Arrays
 from revisage.export.reference_set import reference_masks, reference_pictures
 from revisage.manifest import RecipeOrigin, TensorSpec, Tolerance
+from revisage.training.models.ffc import use_fourier_transform
+from revisage.training.models.wrinkle_filler import CompactFiller
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 
-__all__ = ["wrinkle_segmenter"]
+__all__ = ["wrinkle_filler", "wrinkle_segmenter"]
 
 IMAGE = TensorSpec("image", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0))
 MASK = TensorSpec("mask", "float32", ("N", 1, "H", "W"), "NCHW", "mask", (0.0, 1.0))
@@ -53,6 +55,18 @@ class _Probability(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(self.segmenter(image))
+
+
+class _Filled(nn.Module):
+    """The trained filler may leave [0, 1] by a little, its bundle does not."""
+
+    def __init__(self, filler: nn.Module) -> None:
+        super().__init__()
+        self.filler = use_fourier_transform(filler, "matrices")
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        filled: torch.Tensor = self.filler(image, mask)
+        return filled.clamp(0.0, 1.0)
 
 
 def load_weights(network: nn.Module, weights: Path) -> nn.Module:
@@ -132,3 +146,25 @@ def wrinkle_segmenter(weights: Path, folder: Path, *, force: bool = False) -> Bu
         settings={"threshold": 0.5},
     )
     return export_bundle(network, fields, _pictures(WORKING_SIZE), folder, force=force)
+
+
+def wrinkle_filler(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export the compact filler, its Fourier units as matrix products."""
+    network = _Filled(load_weights(CompactFiller(), weights))
+    fields = ManifestFields(
+        name="wrinkle_filler",
+        operation="wrinkles",
+        version="1",
+        size="compact",
+        description="Fills wrinkle-shaped holes in skin (fast Fourier convolutions).",
+        inputs=(IMAGE, MASK),
+        outputs=(FILLED,),
+        working_size=WORKING_SIZE,
+        multiple_of=CompactFiller.multiple_of,
+        padding="reflect",
+        tolerances=TOLERANCES,
+        licence="Apache-2.0",
+        recipe=recipe_origin("wrinkle_filler"),
+        weights_digest=file_digest(weights),
+    )
+    return export_bundle(network, fields, _pictures_with_holes(WORKING_SIZE), folder, force=force)

@@ -4,8 +4,10 @@ Note [Session options]
 * Threads: a session gets its own pool of exactly `threads` threads, the caller's thread included.
   Left to itself ONNX Runtime counts the machine's cores, not those that a container may use, and
   pins its threads to them.
-* The memory arena and memory patterns stay off on the CPU: the arena keeps the largest working set
-  that ever was and grows by doubling, which a photo program pays for with its own memory.
+* The memory arena stays on, memory patterns are off. Measured with the wrinkle segmenter at 512 px
+  on one thread: without the arena every call maps and faults its buffers anew (87 ms of CPU time
+  instead of 59, and a peak of 182 MB instead of 139); patterns plan one block for a whole shape and
+  hold 64 MB more for no gain in time.
 * Spinning: a waiting worker burns its core. It stays on while a call runs, because layers follow
   each other within microseconds, and stops when the call is over
   (`session.force_spinning_stop`), so that decoding and other sessions get the core back.
@@ -93,7 +95,7 @@ class OnnxRuntimeEngine(Engine):
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = 3  # errors come back as exceptions, warnings are not for users
-        options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = True
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers: list[Any] = [_PROVIDERS["cpu"]]
