@@ -38,7 +38,6 @@ def flow_warp_into(
     matrix: _Matrix | None,
     padding: str,
     interleaved: bool,
-    channels: int,
     threads: int,
     stream: int,
 ) -> None: ...

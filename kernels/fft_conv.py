@@ -48,7 +48,7 @@ def fft_conv(
         threads: CPU threads; None takes REVISAGE_NUM_THREADS, else all cores. Never changes bits.
         impl: "native", "reference" (NumPy), or None for native where it is built. The two agree
             within 1e-5 of the largest output.
-        stream: CUDA stream for CUDA arrays. On CUDA, H and W go up to 128.
+        stream: CUDA stream for CUDA arrays. On CUDA, H and W go up to 4096.
 
     Returns:
         An array of the library and on the device of `x`; inputs are not modified. Inputs that are

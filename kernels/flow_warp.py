@@ -138,7 +138,7 @@ def flow_warp_into(
         image = _arrays.host_input("image", image, _SAMPLES)
         flow = None if flow is None else _arrays.host_input("flow", flow, ("float32",))
     shape, dtype = _arrays.describe("image", image, device, _SAMPLES)
-    batch, channels, _, _, axis = _split_shape(shape, layout)
+    batch, _, _, _, axis = _split_shape(shape, layout)
     out_shape = np.shape(out) if device == "cpu" else _arrays.cuda_description("out", out)[0]
     if len(out_shape) != len(shape):
         raise ShapeError(f"out must have {len(shape)} axes like image, got {list(out_shape)}")
@@ -164,7 +164,7 @@ def flow_warp_into(
             _reference(results[index], images[index], one_flow, transform, padding, layout)
     else:
         _dispatch._native.flow_warp_into(
-            out, image, flow, transform, padding, layout == "hwc", channels, count, handle
+            out, image, flow, transform, padding, layout == "hwc", count, handle
         )
 
 

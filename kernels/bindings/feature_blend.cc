@@ -1,0 +1,28 @@
+#include "revisage/feature_blend.h"
+
+#include "array_argument.h"
+#include "bindings.h"
+
+namespace py = pybind11;
+
+namespace revisage::python {
+
+void register_feature_blend(py::module_& module) {
+  module.def(
+      "feature_blend_into",
+      [](const py::object& out, const py::object& style, const py::object& image,
+         const py::object& spatial_logits, const py::object& channel_logits, double strength,
+         int threads, std::uintptr_t stream) {
+        const Array out_array = borrow("out", out);
+        const Array style_array = borrow("style", style), image_array = borrow("image", image);
+        const Array spatial_array = borrow("spatial_logits", spatial_logits);
+        const Array channel_array = borrow("channel_logits", channel_logits);
+        const py::gil_scoped_release unlocked;
+        feature_blend(out_array, style_array, image_array, spatial_array, channel_array,
+                      static_cast<float>(strength), {threads, stream});
+      },
+      py::arg("out"), py::arg("style"), py::arg("image"), py::arg("spatial_logits"),
+      py::arg("channel_logits"), py::arg("strength"), py::arg("threads"), py::arg("stream"));
+}
+
+}  // namespace revisage::python

@@ -1,0 +1,57 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "feature_blend_task.h"
+#include "threads.h"
+
+namespace revisage {
+namespace {
+
+// Pixels whose spatial mask is computed once and used for all channels; long enough for the hardware
+// prefetchers, which stop at every page, to settle on each plane.
+constexpr std::int64_t kPixelsPerTask = 8192;
+
+// Entry 0 of a softmax over two logits, as a sigmoid that cannot overflow.
+float softmax_first(float first, float second) {
+  const float difference = first - second;
+  const float decay = std::exp(-std::fabs(difference));
+  return (difference >= 0.0f ? 1.0f : decay) / (1.0f + decay);
+}
+
+}  // namespace
+
+void feature_blend_cpu(const FeatureBlendTask& task, int threads) {
+  std::vector<float> channel_masks(static_cast<std::size_t>(task.batch * task.channels));
+  for (std::int64_t n = 0; n < task.batch; ++n) {
+    const float* logits = task.channel_logits + n * 2 * task.channels;
+    for (std::int64_t c = 0; c < task.channels; ++c) {
+      channel_masks[static_cast<std::size_t>(n * task.channels + c)] =
+          task.strength * softmax_first(logits[c], logits[task.channels + c]);
+    }
+  }
+  const std::int64_t blocks = (task.pixels + kPixelsPerTask - 1) / kPixelsPerTask;
+  const std::int64_t tasks = task.batch * blocks;
+  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
+    const std::int64_t n = index / blocks, begin = index % blocks * kPixelsPerTask;
+    const std::int64_t count = std::min(kPixelsPerTask, task.pixels - begin);
+    const float* logits = task.spatial_logits + n * 2 * task.pixels + begin;
+    float spatial[kPixelsPerTask];
+    for (std::int64_t i = 0; i < count; ++i) {
+      spatial[i] = softmax_first(logits[i], logits[task.pixels + i]);
+    }
+    for (std::int64_t c = 0; c < task.channels; ++c) {
+      const float channel = channel_masks[static_cast<std::size_t>(n * task.channels + c)];
+      const float rest = 1.0f - channel;
+      const std::int64_t plane = (n * task.channels + c) * task.pixels + begin;
+      const float* style = task.style + plane;
+      const float* image = task.image + plane;
+      float* out = task.out + plane;
+      for (std::int64_t i = 0; i < count; ++i) {
+        out[i] = spatial[i] * channel * style[i] + (1.0f - spatial[i]) * rest * image[i];
+      }
+    }
+  });
+}
+
+}  // namespace revisage

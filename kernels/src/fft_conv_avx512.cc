@@ -1,0 +1,5 @@
+// The Fourier unit's hot loops for AVX-512 F, BW, DQ, VL: see fft_conv_kernels.h.
+#define REVISAGE_ISA_FUNCTION fourier_kernels_avx512
+#define REVISAGE_GEMM_ROWS 8
+#define REVISAGE_GEMM_VECTORS 3
+#include "fft_conv_kernels.inc"

@@ -1,0 +1,66 @@
+// Checks, shape arithmetic, dispatch.
+#include "checks.h"
+#include "flow_warp_task.h"
+
+namespace revisage {
+
+void flow_warp(const Array& out, const Array& image, const Array* flow, const Affine* matrix,
+               Padding padding, bool interleaved, const Execution& execution) {
+  Device device = common_device({&out, &image});
+  if (flow != nullptr) device = common_device({&image, flow});
+  if ((flow == nullptr) == (matrix == nullptr)) {
+    throw OptionError("give either flow or matrix, not both and not neither");
+  }
+  const std::size_t rank = image.shape.size();
+  if (rank < 2 || rank > 4) {
+    throw ShapeError("image must have 2 to 4 axes, got " + shape_text(image.shape));
+  }
+  check_array(image, image.dtype, std::vector<std::int64_t>(rank, -1));
+  const std::size_t y_axis = (rank == 2 || !interleaved) ? rank - 2 : rank - 3;
+  std::vector<std::int64_t> out_shape = image.shape;
+  out_shape[y_axis] = out_shape[y_axis + 1] = -1;
+  check_array(out, image.dtype, out_shape);
+  check_writable(out);
+  check_no_overlap(out, image);
+
+  FlowWarpTask task;
+  task.out = out.data;
+  task.image = image.data;
+  task.dtype = image.dtype;
+  task.batch = rank == 4 ? image.shape[0] : 1;
+  task.channels = rank == 2 ? 1 : (interleaved ? image.shape[rank - 1] : image.shape[rank - 3]);
+  task.height = image.shape[y_axis];
+  task.width = image.shape[y_axis + 1];
+  task.rows = out.shape[y_axis];
+  task.columns = out.shape[y_axis + 1];
+  constexpr std::int64_t kMaxSide = 1 << 24;  // a float32 flow resolves no more
+  for (const std::int64_t side : {task.height, task.width, task.rows, task.columns}) {
+    if (side >= kMaxSide) throw ShapeError("image and out must be smaller than 2^24 per side");
+  }
+  task.interleaved = interleaved;
+  task.padding = padding;
+  task.flow = nullptr;
+  task.flow_batch = task.flow_rows = task.flow_columns = 1;
+  if (flow != nullptr) {
+    if (rank == 4 && flow->shape.size() == 4) {
+      check_array(*flow, DType::f32, {task.batch, -1, -1, 2});
+      task.flow_batch = task.batch;
+    } else {
+      check_array(*flow, DType::f32, {-1, -1, 2});
+    }
+    check_no_overlap(out, *flow);
+    task.flow = flow->as<const float>();
+    task.flow_rows = flow->shape[flow->shape.size() - 3];
+    task.flow_columns = flow->shape[flow->shape.size() - 2];
+    if (task.flow_rows > task.rows || task.flow_columns > task.columns) {
+      throw ShapeError("flow is larger than out; reduce the flow, or give a larger out");
+    }
+  } else {
+    check_affine(*matrix);
+    task.matrix = *matrix;
+  }
+  if (device == Device::cuda) return flow_warp_cuda(task, execution.stream);
+  flow_warp_cpu(task, execution.threads);
+}
+
+}  // namespace revisage

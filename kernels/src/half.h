@@ -1,0 +1,68 @@
+// IEEE binary16 in software, for the CPU and CUDA alike, so that both round the same way.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define REVISAGE_HOST_DEVICE __host__ __device__
+#else
+#define REVISAGE_HOST_DEVICE
+#endif
+
+namespace revisage {
+
+struct Half {
+  std::uint16_t bits;
+};
+
+REVISAGE_HOST_DEVICE inline float bits_to_float(std::uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+REVISAGE_HOST_DEVICE inline std::uint32_t float_to_bits(float value) {
+  std::uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+// Exact. A signalling NaN becomes quiet.
+REVISAGE_HOST_DEVICE inline float half_to_float(Half half) {
+  const std::uint32_t sign = (half.bits & 0x8000u) << 16;
+  const std::uint32_t exponent = (half.bits >> 10) & 31u;
+  const std::uint32_t mantissa = half.bits & 0x3FFu;
+  if (exponent == 31) {
+    const std::uint32_t quiet = mantissa ? 0x400000u : 0u;
+    return bits_to_float(sign | 0x7F800000u | (mantissa << 13) | quiet);
+  }
+  if (exponent == 0) {  // zero and subnormal: mantissa * 2^-24, exact in float
+    const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
+    return bits_to_float(sign | float_to_bits(magnitude));
+  }
+  return bits_to_float(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+}
+
+// Rounds half to even; overflow gives infinity.
+REVISAGE_HOST_DEVICE inline Half float_to_half(float value) {
+  const std::uint32_t bits = float_to_bits(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
+  std::uint32_t half;
+  if (magnitude > 0x7F800000u) {
+    half = 0x7E00u | ((magnitude >> 13) & 0x3FFu);
+  } else if (magnitude >= 0x477FF000u) {  // 65520 and above round to infinity
+    half = 0x7C00u;
+  } else if (magnitude < 0x38800000u) {
+    // Below 2^-14: adding 0.5 brings the float's last bit to 2^-24, a half's smallest step, so the
+    // addition itself rounds half to even.
+    half = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3F000000u;
+  } else {
+    const std::uint32_t odd = (magnitude >> 13) & 1u;
+    half = (magnitude - 0x38000000u + 0xFFFu + odd) >> 13;
+  }
+  return Half{static_cast<std::uint16_t>(sign | half)};
+}
+
+}  // namespace revisage

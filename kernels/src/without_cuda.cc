@@ -1,0 +1,27 @@
+// Stands in for the .cu files where there is no nvcc.
+#include "composite_task.h"
+#include "feature_blend_task.h"
+#include "fft_conv_task.h"
+#include "flow_warp_task.h"
+#include "revisage/errors.h"
+#include "revisage/runtime.h"
+
+namespace revisage {
+namespace {
+
+[[noreturn]] void refuse() {
+  throw DeviceError(
+      "CUDA arrays were given, and this Revisage was built without CUDA; install nvcc and build "
+      "with -Ccmake.define.REVISAGE_CUDA=ON, or copy the arrays to the host");
+}
+
+}  // namespace
+
+bool built_with_cuda() { return false; }
+int cuda_device_count() { return 0; }
+void composite_cuda(const CompositeTask&, std::uintptr_t) { refuse(); }
+void feature_blend_cuda(const FeatureBlendTask&, std::uintptr_t) { refuse(); }
+void fft_conv_cuda(const FftConvTask&, std::uintptr_t) { refuse(); }
+void flow_warp_cuda(const FlowWarpTask&, std::uintptr_t) { refuse(); }
+
+}  // namespace revisage
