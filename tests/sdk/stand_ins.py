@@ -14,7 +14,8 @@ from revisage.faces import Face
 from revisage.faces.face import box_of_landmarks
 from revisage.session import Parts, Session
 
-SIZE = 512
+FACE_SIZE = 512  # the square that `average_landmarks` are drawn in
+SIZE = 128  # of the networks: quick
 Array = npt.NDArray[Any]
 
 
@@ -41,7 +42,7 @@ def average_landmarks() -> npt.NDArray[np.float64]:
 
 def face_at(x: float, y: float, side: float, turn: float = 0.0) -> Face:
     """A face whose aligned square has about that side and centre in the photo, turned (radians)."""
-    points = (average_landmarks() - (SIZE - 1) / 2) * (side / SIZE)
+    points = (average_landmarks() - (FACE_SIZE - 1) / 2) * (side / FACE_SIZE)
     cos, sin = np.cos(turn), np.sin(turn)
     placed = points @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
     return Face(
@@ -97,9 +98,9 @@ class StandInEngine:
 
 
 def lines(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """A segmenter that sees level lines across the whole square, 4 px thick, every 32 px."""
+    """A segmenter that sees level lines across the whole square, 4 px thick, every 16 px."""
     size = inputs["image"].shape[2]
-    rows = np.arange(size) % 32 < 4
+    rows = np.arange(size) % 16 < 4
     probability = np.where(rows[:, None], 0.9, 0.1) * np.ones((1, 1, size, size))
     return {"probability": probability.astype(np.float32)}
 

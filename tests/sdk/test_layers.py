@@ -15,7 +15,7 @@ import revisage as rv
 from revisage.edit import apply_edits
 from revisage.errors import MediaError, OutputError
 from revisage.layers import layer_paths, read_layers, write_layers
-from tests.sdk.stand_ins import face_at, session_for
+from tests.sdk.stand_ins import SIZE, face_at, session_for
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def test_an_artist_sees_16_bit_tiff_and_previews(
         for ending in (".json", "_delta.png", "_delta.tif", "_mask.png", "_mask.tif")
     )
     delta = tifffile.imread(tmp_path / "layers" / "wrinkles_face1_delta.tif")
-    assert delta.shape == (512, 512, 3)
+    assert delta.shape == (SIZE, SIZE, 3)
     assert delta.dtype == np.uint16
     assert (delta[edit.mask == 0] == 32768).all()
     mask = tifffile.imread(tmp_path / "layers" / "wrinkles_face1_mask.tif")
     np.testing.assert_array_equal(mask == 0, edit.mask == 0)
     with Image.open(tmp_path / "layers" / "wrinkles_face1_mask.png") as preview:
-        assert preview.size == (512, 512)
+        assert preview.size == (SIZE, SIZE)
 
 
 def test_a_changed_layer_changes_the_result(
@@ -72,7 +72,7 @@ def test_a_changed_layer_changes_the_result(
     photo, result = retouched
     write_layers(result.edits, tmp_path)
     path = tmp_path / "wrinkles_face1_mask.tif"
-    tifffile.imwrite(path, np.zeros((512, 512), np.uint16), photometric="minisblack")
+    tifffile.imwrite(path, np.zeros((SIZE, SIZE), np.uint16), photometric="minisblack")
     one, other = (edit.apply(photo) for edit in read_layers(tmp_path))
     np.testing.assert_array_equal(one, photo)
     assert (other != photo).any()
@@ -109,7 +109,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "truncated":
         delta.write_bytes(delta.read_bytes()[:2000])
     elif how == "depth":
-        tifffile.imwrite(delta, np.zeros((512, 512, 3), np.uint8), photometric="rgb")
+        tifffile.imwrite(delta, np.zeros((SIZE, SIZE, 3), np.uint8), photometric="rgb")
     else:
         delta.write_bytes(b"junk")
 

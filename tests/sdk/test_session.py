@@ -1,0 +1,409 @@
+"""The session: kinds of photos in and out, options, faces, receipts, threads."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import revisage as rv
+from revisage.alignment import square_matrix, transform_points
+from revisage.errors import BundleError, DeviceError, NoFaceError, OptionError, ShapeError
+from revisage.operations.region import (
+    convex_hull,
+    dilate,
+    erode,
+    fill_polygon,
+    remove_specks,
+    skin_region,
+    soften_inside,
+)
+from revisage.operations.square import sample_square
+from revisage.operations.wrinkles import Wrinkles, wrinkle_hole
+from revisage.pixels import open_pixels
+from revisage.session import Parts, Session
+from tests.sdk.stand_ins import (
+    StandInEngine,
+    StandInParts,
+    average_landmarks,
+    face_at,
+    session_for,
+)
+
+FACE = face_at(60, 55, 100)
+FULL = rv.Retouch(wrinkles=1.0)
+
+
+@pytest.fixture
+def photo(rng: np.random.Generator) -> Any:
+    return rng.integers(0, 256, (110, 120, 3), dtype=np.uint8)
+
+
+# --- photos in and out ---------------------------------------------------------------------------
+
+
+def test_pil_comes_back_as_pil_with_its_info(photo: Any) -> None:
+    image = Image.fromarray(photo)
+    image.info["icc_profile"] = b"profile"
+    result = session_for(FACE).retouch(image, FULL)
+    assert isinstance(result.image, Image.Image)
+    assert result.image.mode == "RGB"
+    assert result.image.info["icc_profile"] == b"profile"
+    expected = session_for(FACE).retouch(photo, FULL).image
+    np.testing.assert_array_equal(np.asarray(result.image), expected)
+    np.testing.assert_array_equal(np.asarray(image), photo)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "F"])
+def test_other_pil_modes(photo: Any, mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(photo[:, :, 0].astype(np.uint16) * 200)
+    else:
+        image = Image.fromarray(photo).convert(mode)
+    result = session_for(FACE).retouch(image, FULL)
+    assert result.image.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
+    assert result.image.size == image.size
+
+
+def test_torch_comes_back_as_torch(photo: Any) -> None:
+    torch = pytest.importorskip("torch")
+    for tensor in (torch.from_numpy(photo.copy()), torch.from_numpy(photo / np.float32(255))):
+        result = session_for(FACE).retouch(tensor, FULL)
+        assert isinstance(result.image, torch.Tensor)
+        assert result.image.dtype == tensor.dtype
+        expected = session_for(FACE).retouch(tensor.numpy(), FULL).image
+        np.testing.assert_array_equal(result.image.numpy(), expected)
+    with pytest.raises(ShapeError, match="detach"):
+        open_pixels(torch.zeros((4, 4, 3), requires_grad=True))
+
+
+def test_array_interface_and_unusual_memory(photo: Any) -> None:
+    class Holder:
+        __array_interface__ = photo.__array_interface__
+
+    expected = session_for(FACE).retouch(photo, FULL).image
+    np.testing.assert_array_equal(session_for(FACE).retouch(Holder(), FULL).image, expected)
+    fortran = np.asfortranarray(photo)
+    np.testing.assert_array_equal(session_for(FACE).retouch(fortran, FULL).image, expected)
+    foreign = photo.astype(">u2")
+    back = session_for(FACE).retouch(foreign, FULL).image
+    assert back.dtype == foreign.dtype
+
+
+def test_a_photo_on_a_gpu_is_a_clear_error() -> None:
+    class OnGpu:
+        __cuda_array_interface__ = {"shape": (4, 4, 3)}  # noqa: RUF012
+
+    class OnGpuByDlpack:
+        def __dlpack__(self) -> None: ...
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (2, 0)
+
+    for holder in (OnGpu(), OnGpuByDlpack()):
+        with pytest.raises(DeviceError, match="copy it to the CPU"):
+            session_for(FACE).retouch(holder, FULL)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "mine.jpg",
+        None,
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 3), np.int32),
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        Image.new("CMYK", (4, 4)),
+        Image.new("HSV", (4, 4)),
+    ],
+    ids=repr,
+)
+def test_what_is_no_photo_is_refused(wrong: Any) -> None:
+    with pytest.raises(ShapeError) as caught:
+        session_for(FACE).retouch(wrong, FULL)
+    assert "\n" not in str(caught.value)
+
+
+# --- options and faces ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf"), "much", None, True, [1]])
+def test_strengths_are_checked(wrong: Any) -> None:
+    with pytest.raises(OptionError, match="wrinkles"):
+        rv.Retouch(wrinkles=wrong)
+
+
+@pytest.mark.parametrize("name", ["blemishes", "unmask", "inpaint", "restore", "wrinkels"])
+def test_operations_that_are_not_there_are_errors(name: str) -> None:
+    with pytest.raises(OptionError, match=name):
+        rv.Retouch(**{name: 0.5})
+
+
+def test_retouch_is_a_value() -> None:
+    assert rv.Retouch(wrinkles=np.float32(0.5)) == rv.Retouch(wrinkles=0.5)
+    assert rv.Retouch() == rv.Retouch(wrinkles=0)
+    assert rv.Retouch().strengths() == {}
+    with pytest.raises(AttributeError):
+        rv.Retouch().wrinkles = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": "tpu"}, {"threads": 0}, {"threads": 1.5}, {"threads": True}]
+)
+def test_session_options_are_checked(options: Any) -> None:
+    with pytest.raises(OptionError):
+        Session(**options)
+
+
+def test_the_environment_sets_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVISAGE_NUM_THREADS", "3")
+    assert Session().threads == 3
+    assert Session(threads=2).threads == 2
+    monkeypatch.setenv("REVISAGE_NUM_THREADS", "many")
+    with pytest.raises(OptionError, match="REVISAGE_NUM_THREADS"):
+        Session()
+
+
+def test_options_must_be_a_retouch(photo: Any) -> None:
+    with pytest.raises(OptionError, match="Retouch"):
+        session_for(FACE).retouch(photo, 0.8)  # type: ignore[arg-type]
+
+
+def test_no_face_is_an_error_unless_faces_are_given(photo: Any) -> None:
+    with pytest.raises(NoFaceError):
+        session_for().retouch(photo, FULL)
+    result = session_for().retouch(photo, FULL, faces=[])
+    np.testing.assert_array_equal(result.image, photo)
+    assert session_for().retouch(photo, FULL, faces=[FACE]).faces == (FACE,)
+
+
+def test_choosing_faces(photo: Any) -> None:
+    small, large = face_at(30, 30, 40), face_at(70, 60, 80)
+    session = session_for(small, large)
+    assert session.find_faces(photo) == [small, large]
+    assert session.retouch(photo, FULL).faces == (small, large)
+    assert session.retouch(photo, FULL, faces="all").faces == (small, large)
+    largest = session.retouch(photo, FULL, faces="largest")
+    assert largest.faces == (large,)
+    assert [edit.name for edit in largest.edits] == ["wrinkles_face1"]
+    with pytest.raises(OptionError, match="smallest"):
+        session.retouch(photo, FULL, faces="smallest")  # type: ignore[arg-type]
+
+
+def test_strength_scales_the_same_edit(photo: Any) -> None:
+    session = session_for(FACE)
+    half, full = (session.retouch(photo, rv.Retouch(wrinkles=s)) for s in (0.5, 1.0))
+    np.testing.assert_array_equal(half.edits[0].delta, full.edits[0].delta)
+    again = full.edits[0].with_strength(0.5).apply(photo)
+    np.testing.assert_array_equal(again, half.image)
+
+
+# --- engines -------------------------------------------------------------------------------------
+
+
+def test_engines_load_on_first_use_once_and_go_on_close(photo: Any) -> None:
+    parts = StandInParts([FACE])
+    with Session(parts=parts.parts()) as session:
+        session.retouch(photo, rv.Retouch())
+        assert parts.loads == []
+        assert parts.faces.searches == 0
+        session.retouch(photo, FULL)
+        session.retouch(photo, FULL)
+        assert sorted(parts.loads) == ["wrinkle_filler", "wrinkle_segmenter"]
+        engines = list(parts.engines.values())
+        assert all(engine.active for engine in engines)
+    assert not any(engine.active for engine in engines)
+    session.retouch(photo, FULL)  # loads again
+    assert len(parts.loads) == 4
+
+
+def test_many_threads_share_a_session(photo: Any) -> None:
+    parts = StandInParts([FACE])
+    session = Session(parts=parts.parts())
+    results: list[Any] = []
+    workers = [
+        threading.Thread(target=lambda: results.append(session.retouch(photo, FULL)))
+        for _ in range(6)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len({result.image.tobytes() for result in results}) == 1
+    assert len(results) == 6
+    assert len(parts.loads) == 2
+
+
+def test_bundles_that_do_not_fit_are_named() -> None:
+    segmenter, filler = (
+        StandInEngine("wrinkle_segmenter", 512),
+        StandInEngine("wrinkle_filler", 256),
+    )
+    with pytest.raises(BundleError, match="one size"):
+        Wrinkles({"wrinkle_segmenter": segmenter, "wrinkle_filler": filler})
+    segmenter.manifest.settings.clear()
+    with pytest.raises(BundleError, match="threshold"):
+        Wrinkles({"wrinkle_segmenter": segmenter, "wrinkle_filler": filler})
+
+
+def test_errors_while_loading_reach_the_caller(photo: Any) -> None:
+    def fails(bundle: str, device: str, threads: int | None) -> Any:
+        raise DeviceError("no such device")
+
+    parts = StandInParts([FACE])
+    session = Session(parts=Parts(faces=lambda device, threads: parts.faces, engine=fails))
+    with pytest.raises(DeviceError, match="no such device"):
+        session.retouch(photo, FULL)
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def test_receipt_says_what_ran(photo: Any) -> None:
+    result = session_for(FACE, threads=2).retouch(photo, FULL)
+    receipt = result.receipt
+    assert (receipt.device, receipt.engine, receipt.precision) == ("cpu", "stand-in", "fp32")
+    assert set(receipt.models) == {"wrinkle_segmenter", "wrinkle_filler"}
+    assert receipt.kernels in ("native", "reference")
+    assert receipt.threads == 2
+    assert list(receipt.milliseconds) == [
+        *("load networks", "find faces", "align", "find wrinkles", "mask", "fill", "composite")
+    ]
+    assert all(ms >= 0 for ms in receipt.milliseconds.values())
+    assert receipt.total_ms == pytest.approx(sum(receipt.milliseconds.values()))
+    entries = json.loads(receipt.to_json())
+    assert entries["models"] == dict(receipt.models)
+    text = str(receipt.with_stages({"write": 3.0}))
+    for word in ("cpu", "stand-in", "fp32", "wrinkle_filler", "composite", "write", "total"):
+        assert word in text
+    assert "120" in repr(result)
+    assert "1 faces" in repr(result)
+
+
+def test_receipt_without_networks(photo: Any) -> None:
+    receipt = session_for(FACE).retouch(photo, rv.Retouch()).receipt
+    assert receipt.engine == ""
+    assert "no network ran" in str(receipt)
+
+
+# --- the square ----------------------------------------------------------------------------------
+
+
+def test_identity_square_is_the_photo(rng: np.random.Generator) -> None:
+    photo = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    square = sample_square(photo, np.array([[1.0, 0, 0], [0, 1.0, 0]]), 32)
+    np.testing.assert_allclose(square * 255, photo, atol=1e-4)
+
+
+@pytest.mark.parametrize("pitch", [1.5, 2.0, 2.5, 3.7, 8.0])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_dense_photo_is_averaged_not_skipped(pitch: float, dtype: str) -> None:
+    side = int(40 * pitch) + 8
+    y, x = np.mgrid[0:side, 0:side]
+    full = 255 if dtype == "uint8" else 1
+    photo = ((x + y) % 2 * full).astype(dtype)  # aliases to anything where pixels are skipped
+    matrix = np.array([[1 / pitch, 0.0, 0.1], [0.0, 1 / pitch, 0.2]])
+    inner = sample_square(photo, matrix, 40)[4:-4, 4:-4]
+    np.testing.assert_allclose(inner, 0.5, atol=0.13)
+
+
+@pytest.mark.parametrize("pitch", [0.4, 1.0, 1.7, 2.0, 3.3])
+def test_the_square_lies_where_the_matrix_says(pitch: float) -> None:
+    """A slope stays the same slope, whatever the averaging: half pixels are right."""
+    y, x = np.mgrid[0:200, 0:240].astype(np.float32)
+    photo = np.stack([x / 400, y / 400, (x + y) / 800], axis=-1)
+    matrix = np.array([[0.9, 0.2, -60.0], [-0.2, 0.9, 10.0]]) / pitch
+    size = int(60 / pitch)
+    square = sample_square(photo, matrix, size)
+    from revisage.alignment import invert_affine
+
+    points = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
+    where = transform_points(invert_affine(matrix), points)
+    np.testing.assert_allclose(square[..., 0], where[..., 0] / 400, atol=2e-5)
+    np.testing.assert_allclose(square[..., 1], where[..., 1] / 400, atol=2e-5)
+
+
+def test_beyond_the_photo_its_edge_is_repeated_even_far_away() -> None:
+    photo = np.full((6, 5, 4), 51, dtype=np.uint8)
+    far = np.array([[1.0, 0, -500.0], [0, 1.0, 900.0]])
+    np.testing.assert_allclose(sample_square(photo, far, 16), 0.2, atol=1e-6)
+
+
+# --- regions -------------------------------------------------------------------------------------
+
+
+def test_polygons_and_discs_have_obvious_answers() -> None:
+    box = fill_polygon([(1.5, 2.5), (5.5, 2.5), (5.5, 6.5), (1.5, 6.5)], 9)
+    expected = np.zeros((9, 9), bool)
+    expected[3:7, 2:6] = True
+    np.testing.assert_array_equal(box, expected)
+    np.testing.assert_array_equal(fill_polygon([(-5, -5), (20, -5), (20, 20), (-5, 20)], 9), True)
+    dot = np.zeros((11, 11), bool)
+    dot[5, 5] = True
+    y, x = np.mgrid[-5:6, -5:6]
+    for radius in (1.0, 2.5, 4.0):
+        np.testing.assert_array_equal(dilate(dot, radius), x * x + y * y <= radius * radius)
+    np.testing.assert_array_equal(erode(dilate(dot, 3.0), 3.0), dot)
+    np.testing.assert_array_equal(dilate(dot, 0.5), dot)
+    hull = convex_hull([(0, 0), (4, 0), (2, 1), (4, 4), (0, 4), (2, 2)])
+    assert {tuple(corner) for corner in hull} == {(0, 0), (4, 0), (4, 4), (0, 4)}
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_soft_edges_stay_inside(width: int) -> None:
+    region = np.zeros((40, 40), bool)
+    region[8:32, 8:32] = True
+    region[10:12, 2:20] = True
+    soft = soften_inside(region, width)
+    assert (soft[~region] == 0).all()
+    assert soft.max() == 1.0
+    assert soft[20, 20] == 1.0
+    edge = soft[20, 8 : 8 + 2 * width + 1]
+    assert (np.diff(edge) > 0).all()
+    assert edge[0] < 0.5
+    assert edge[-1] == 1.0
+
+
+def test_specks_go_and_lines_stay() -> None:
+    region = np.zeros((60, 60), bool)
+    region[10, 10:50] = True
+    region[40:42, 40:42] = True
+    kept = remove_specks(region, 6, 12)
+    assert kept[10, 16:44].all()
+    assert not kept[30:].any()
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.5, -2.0])
+def test_only_skin_is_ever_touched(turn: float) -> None:
+    """A segmenter that sees wrinkles everywhere may still not reach eyes, brows or lips."""
+    face = face_at(400, 380, 600, turn)
+    matrix = square_matrix(face.landmarks, 512)
+    points = transform_points(matrix, face.landmarks)
+    hole = wrinkle_hole(np.ones((512, 512)), 0.5, points)
+    skin = skin_region(points, 512)
+    assert not hole[~skin].any()
+    assert 0.15 < skin.mean() < 0.4
+    for part in (slice(17, 22), slice(22, 27), slice(36, 42), slice(42, 48), slice(48, 60)):
+        inside = dilate(fill_polygon(points[part], 512), 3)
+        assert inside.any()
+        assert not hole[inside].any()
+    for x, y in points[31:36]:
+        assert not hole[round(y), round(x)]
+    forehead = points[17:27].mean(axis=0) - (0, 40)
+    cheek = (points[2] + points[31]) / 2
+    for x, y in (forehead, cheek):
+        assert hole[round(y), round(x)]
+
+
+def test_stand_in_landmarks_are_a_face() -> None:
+    """The tests above are worth as much as these points."""
+    points = average_landmarks()
+    assert points.shape == (68, 2)
+    matrix = square_matrix(points, 512)
+    np.testing.assert_allclose(transform_points(matrix, points), points, atol=25)
