@@ -1,0 +1,296 @@
+"""Fast Fourier convolution: the building block of LaMa.
+
+Sources: Chi, Jiang and Mu 2020, "Fast Fourier Convolution" (NeurIPS), figures 2 and 3; Suvorov et
+al. 2022, "Resolution-robust Large Mask Inpainting with Fourier Convolutions" (WACV), section 2.1.
+Names of modules give the state-dict keys of the published LaMa checkpoints.
+
+A feature map is a pair (local, global): local channels see a 3x3 neighbourhood, global channels
+also see the whole picture, through its spectrum. Either may be absent (None).
+
+Note [The Fourier transform as matrix products]
+    Engines have no fast Fourier transform, or a slow one. The transform along an axis of length n
+    is a product with the n x n matrices cos(2 pi k t / n) and sin(2 pi k t / n), which every engine
+    runs on its best hardware. The real transform keeps the columns k = 0 .. n // 2; the inverse
+    counts every inner column twice, for its conjugate that was left out. `k t` is reduced modulo n
+    before the cosine: float32 angles of thousands of turns would lose the digits that matter.
+    Matrices are made inside the graph from the shape, so that one graph serves every size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "FFC",
+    "FFCBlock",
+    "FFCResidualBlock",
+    "FourierUnit",
+    "SpectralTransform",
+    "irfft2_by_matrices",
+    "rfft2_by_matrices",
+    "use_fourier_transform",
+]
+
+Transform = Literal["fft", "matrices"]
+
+
+def _turns(rows: int, columns: int, period: int, like: Tensor) -> Tensor:
+    """Angles 2 pi (k t mod period) / period for k < rows, t < columns: [rows, columns]."""
+    k = torch.arange(rows, device=like.device, dtype=torch.float32)
+    t = torch.arange(columns, device=like.device, dtype=torch.float32)
+    # As a tensor, because the exporter has no remainder by a symbolic size.
+    n = torch.arange(period, device=like.device, dtype=torch.float32)[-1:] + 1
+    return torch.remainder(k[:, None] * t[None, :], n) * (2 * math.pi / n)
+
+
+def rfft2_by_matrices(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of `torch.fft.rfft2(x, norm="ortho")` by matrix products.
+
+    Args:
+        x: [N, C, H, W] float32.
+
+    Returns:
+        Two [N, C, H, W // 2 + 1] float32.
+    """
+    height, width = x.shape[-2:]
+    half = width // 2 + 1
+    across = _turns(width, half, width, x)  # [W, W // 2 + 1]
+    down = _turns(height, height, height, x)  # [H, H], symmetric
+    real, imaginary = x @ across.cos(), x @ -across.sin()
+    cosine, sine = down.cos(), down.sin()
+    scale = _ortho(x)
+    return (
+        (cosine @ real + sine @ imaginary) * scale,
+        (cosine @ imaginary - sine @ real) * scale,
+    )
+
+
+def irfft2_by_matrices(real: Tensor, imaginary: Tensor, like: Tensor) -> Tensor:
+    """`torch.fft.irfft2(norm="ortho")` of [N, C, H, W // 2 + 1] parts, to the size of `like`.
+
+    As the library does, the imaginary part of columns that are their own conjugate (the first,
+    and the last where W is even) is ignored: their sines are zero.
+    """
+    height, width = like.shape[-2:]
+    half = width // 2 + 1
+    down = _turns(height, height, height, like)
+    cosine, sine = down.cos(), down.sin()
+    # exp(+i ...) along the height
+    rows_real = cosine @ real - sine @ imaginary
+    rows_imaginary = cosine @ imaginary + sine @ real
+    across = _turns(half, width, width, like)  # [W // 2 + 1, W]
+    # Column k counts twice unless it is its own conjugate: k = 0, and k = W / 2 where W is even.
+    k = torch.arange(half, device=like.device, dtype=torch.float32)[:, None]
+    n = torch.arange(width, device=like.device, dtype=torch.float32)[-1:] + 1
+    own_conjugate = (torch.remainder(2 * k, n) == 0).to(torch.float32)
+    weight = 2 - own_conjugate
+    return (
+        rows_real @ (across.cos() * weight) - rows_imaginary @ (across.sin() * weight)
+    ) * _ortho(like)
+
+
+def _ortho(x: Tensor) -> Tensor:
+    """1 / sqrt(H W) as a tensor, so that it follows symbolic sizes in an exported graph."""
+    area = torch.ones_like(x[:1, :1]).sum()
+    return torch.rsqrt(area)
+
+
+class FourierUnit(nn.Module):
+    """A 1x1 convolution of the spectrum: rfft2 -> conv -> batch norm -> ReLU -> irfft2.
+
+    The real and imaginary parts of each channel are neighbours in the channel order
+    (c0 real, c0 imaginary, c1 real, ...).
+
+    Input and output: [N, C, H, W] float32, any H and W. Without `norm` the unit is positively
+    homogeneous: k times the input gives k times the output.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, norm: bool = True) -> None:
+        super().__init__()
+        self.conv_layer = nn.Conv2d(2 * channels_in, 2 * channels_out, 1, bias=False)
+        self.bn: nn.Module = nn.BatchNorm2d(2 * channels_out) if norm else nn.Identity()
+        self.transform: Transform = "fft"
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Half precision loses the spectrum (its first value is the sum of the picture).
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            if self.transform == "fft":
+                spectrum = torch.fft.rfft2(x, norm="ortho")
+                real, imaginary = spectrum.real, spectrum.imag
+            else:
+                real, imaginary = rfft2_by_matrices(x)
+            mixed = torch.stack((real, imaginary), dim=2).flatten(1, 2)  # [N, 2C, H, W // 2 + 1]
+            mixed = torch.relu(self.bn(self.conv_layer(mixed)))
+            real, imaginary = mixed[:, 0::2], mixed[:, 1::2]
+            if self.transform == "fft":
+                spectrum = torch.complex(real, imaginary)
+                return torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho")
+            return irfft2_by_matrices(real, imaginary, x)
+
+
+class SpectralTransform(nn.Module):
+    """Global to global path of an FFC: narrow, transform, add, widen (Chi et al., figure 3).
+
+    With stride 2 the input is average-pooled first. The local Fourier unit of the paper is left
+    out, as in every shipped LaMa configuration.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int = 1, *, norm: bool = True
+    ) -> None:
+        super().__init__()
+        self.downsample = nn.AvgPool2d(2, 2) if stride == 2 else nn.Identity()
+        narrow = channels_out // 2
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(channels_in, narrow, 1, bias=not norm),
+            nn.BatchNorm2d(narrow) if norm else nn.Identity(),
+            nn.ReLU(inplace=True),
+        )
+        self.fu = FourierUnit(narrow, narrow, norm=norm)
+        self.conv2 = nn.Conv2d(narrow, channels_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(self.downsample(x))
+        return cast(Tensor, self.conv2(x + self.fu(x)))
+
+
+class FFC(nn.Module):
+    """One fast Fourier convolution.
+
+    local  = conv(local) + conv(global)
+    global = conv(local) + spectral(global)
+
+    Args:
+        ratio_in, ratio_out: share of the channels that is global; the global count is
+            `int(channels * ratio)`.
+        norm: batch norms inside the spectral transform; without them the spatial convolutions
+            carry a bias.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        ratio_in: float,
+        ratio_out: float,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        padding_mode: str = "reflect",
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        global_in, global_out = int(channels_in * ratio_in), int(channels_out * ratio_out)
+        local_in, local_out = channels_in - global_in, channels_out - global_out
+
+        def conv(narrow: int, wide: int) -> nn.Module:
+            # An absent path has no weights, hence no keys.
+            if not narrow or not wide:
+                return nn.Identity()
+            return nn.Conv2d(
+                narrow, wide, kernel, stride, padding, bias=not norm, padding_mode=padding_mode
+            )
+
+        self.has_local_out, self.has_global_out = local_out > 0, global_out > 0
+        self.convl2l = conv(local_in, local_out)
+        self.convl2g = conv(local_in, global_out)
+        self.convg2l = conv(global_in, local_out)
+        self.convg2g: nn.Module = (
+            SpectralTransform(global_in, global_out, stride, norm=norm)
+            if global_in and global_out
+            else nn.Identity()
+        )
+
+    def forward(self, local: Tensor | None, wide: Tensor | None) -> tuple[Tensor | None, ...]:
+        out_local: Tensor | None = None
+        out_global: Tensor | None = None
+        if self.has_local_out:
+            parts = [
+                path(x)
+                for path, x in ((self.convl2l, local), (self.convg2l, wide))
+                if x is not None
+            ]
+            out_local = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if self.has_global_out:
+            parts = [
+                path(x)
+                for path, x in ((self.convl2g, local), (self.convg2g, wide))
+                if x is not None
+            ]
+            out_global = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return out_local, out_global
+
+
+class FFCBlock(nn.Module):
+    """FFC, then batch norm and ReLU for each part. `norm=False` leaves all batch norms out."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        ratio_in: float,
+        ratio_out: float,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        padding_mode: str = "reflect",
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.ffc = FFC(
+            channels_in,
+            channels_out,
+            kernel,
+            ratio_in,
+            ratio_out,
+            stride=stride,
+            padding=padding,
+            padding_mode=padding_mode,
+            norm=norm,
+        )
+        wide = int(channels_out * ratio_out)
+        self.bn_l: nn.Module = (
+            nn.BatchNorm2d(channels_out - wide) if norm and wide < channels_out else nn.Identity()
+        )
+        self.bn_g: nn.Module = nn.BatchNorm2d(wide) if norm and wide else nn.Identity()
+
+    def forward(self, local: Tensor | None, wide: Tensor | None) -> tuple[Tensor | None, ...]:
+        local, wide = self.ffc(local, wide)
+        return (
+            None if local is None else torch.relu(self.bn_l(local)),
+            None if wide is None else torch.relu(self.bn_g(wide)),
+        )
+
+
+class FFCResidualBlock(nn.Module):
+    """Two FFC blocks, the input added to both parts after the second ReLU."""
+
+    def __init__(
+        self, channels: int, ratio: float, ratio_out: float | None = None, *, norm: bool = True
+    ) -> None:
+        super().__init__()
+        wide = ratio if ratio_out is None else ratio_out
+        self.conv1 = FFCBlock(channels, channels, 3, ratio, wide, padding=1, norm=norm)
+        self.conv2 = FFCBlock(channels, channels, 3, ratio, wide, padding=1, norm=norm)
+
+    def forward(self, local: Tensor | None, wide: Tensor | None) -> tuple[Tensor | None, ...]:
+        new_local, new_wide = self.conv2(*self.conv1(local, wide))
+        return (
+            None if local is None else local + new_local,
+            None if wide is None else wide + new_wide,
+        )
+
+
+def use_fourier_transform(network: nn.Module, transform: Transform) -> nn.Module:
+    """Let every Fourier unit of `network` use "fft" (the library's) or "matrices" (exportable)."""
+    for module in network.modules():
+        if isinstance(module, FourierUnit):
+            module.transform = transform
+    return network

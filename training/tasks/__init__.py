@@ -1,0 +1,1 @@
+"""Training tasks: one module per network, each with `build(recipe) -> Task`."""

@@ -1,0 +1,207 @@
+"""Training of the compact filler on crops of aligned faces."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from revisage.alignment import square_matrix, transform_points
+from revisage.training.data.holes import stroke_holes
+from revisage.training.data.portraits import read_portraits
+from revisage.training.losses.masked import masked_l1, masked_log_mse
+from revisage.training.models.wrinkle_filler import CompactFiller
+from revisage.training.recipe import section
+
+__all__ = ["FillerTask", "aligned_squares", "build", "skin_region"]
+
+Batch = Mapping[str, torch.Tensor]
+Image = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    stem: int = 32
+    width: int = 96
+    blocks: int = 4
+    ratio: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    portraits: tuple[str, ...]  # folders of annotated portraits
+    square: int = 512  # the working size of the runtime
+    crop: int = 128
+    min_native_face_px: float = 200.0
+    skin_share: float = 0.75  # crops centred on skin; the others anywhere in the square
+    zoom: tuple[float, float] = (0.75, 1.5)  # side of the crop in the square over `crop`
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    l1: float = 10.0
+    log_mse: float = 1.0
+
+
+def aligned_squares(
+    folders: tuple[str, ...], split: str, size: int, min_native_face_px: float
+) -> tuple[list[Image], list[npt.NDArray[np.float64]]]:
+    """Aligned faces as [S, S, 3] uint8 and their landmarks [68, 2] in the square."""
+    squares, points = [], []
+    for folder in folders:
+        for portrait in read_portraits(folder, split):
+            if float(portrait.extra.get("native_face_px", 0)) < min_native_face_px:
+                continue
+            # Twice the size, then area averaging: no aliasing down to a quarter of the photo.
+            matrix = square_matrix(portrait.landmarks, 2 * size)
+            large = cv2.warpAffine(
+                portrait.image(),
+                matrix,
+                (2 * size, 2 * size),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REFLECT_101,
+            )
+            square = cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
+            squares.append(np.asarray(square, dtype=np.uint8))
+            points.append(transform_points(square_matrix(portrait.landmarks, size), portrait.landmarks))
+    return squares, points
+
+
+def skin_region(landmarks: npt.NDArray[np.float64], size: int) -> Image:
+    """Where a face shows bare skin: the hull up to the forehead less brows, eyes, nose tip, mouth.
+
+    Args:
+        landmarks: [68, 2] in the square.
+
+    Returns:
+        [size, size] uint8, 1 = skin.
+    """
+    region = np.zeros((size, size), np.uint8)
+    unit = size / 512
+    forehead = landmarks[17:27][::-1] - [0, 60 * unit]
+    outline = np.concatenate([landmarks[0:17], forehead])
+    cv2.fillPoly(region, [np.round(outline).astype(np.int32)], 1)
+    region = np.asarray(cv2.erode(region, np.ones((round(25 * unit),) * 2)), dtype=np.uint8)
+    for first, last, margin in (
+        (36, 42, 14), (42, 48, 14), (48, 60, 14), (17, 22, 10), (22, 27, 10), (31, 36, 12),
+    ):  # fmt: skip
+        part = np.zeros_like(region)
+        hull = cv2.convexHull(np.round(landmarks[first:last]).astype(np.int32))
+        cv2.fillPoly(part, [hull], 1)
+        grown = cv2.dilate(part, np.ones((2 * round(margin * unit) + 1,) * 2))
+        region[grown > 0] = 0
+    return region
+
+
+class FillerTask:
+    """See `revisage.training.loop.Task`."""
+
+    def __init__(self, model: Model, data: Data, loss: Loss) -> None:
+        self.network: torch.nn.Module = CompactFiller(**dataclasses.asdict(model)).to(
+            memory_format=torch.channels_last
+        )
+        self.data, self.weights = data, loss
+        self.squares: dict[str, list[Image]] = {}
+        self.skin: dict[str, list[npt.NDArray[np.int64]]] = {}
+        cv2.setNumThreads(1)
+
+    def _load(self, split: str) -> None:
+        if split in self.squares:
+            return
+        data = self.data
+        squares, points = aligned_squares(
+            data.portraits, split, data.square, data.min_native_face_px
+        )
+        self.squares[split] = squares
+        self.skin[split] = [np.argwhere(skin_region(p, data.square)) for p in points]
+
+    def _sample(
+        self, split: str, rng: np.random.Generator, *, jitter: bool
+    ) -> tuple[npt.NDArray[np.float32], Image]:
+        """One crop [H, W, 3] in [0, 1] and its hole [H, W]."""
+        data = self.data
+        index = int(rng.integers(len(self.squares[split])))
+        square, skin = self.squares[split][index], self.skin[split][index]
+        side = data.crop
+        if jitter:
+            side = round(data.crop * float(np.exp(rng.uniform(*np.log(data.zoom)))))
+        side = min(side, data.square)
+        if len(skin) and rng.random() < data.skin_share:
+            centre = skin[int(rng.integers(len(skin)))]
+            corner = np.clip(centre - side // 2, 0, data.square - side)
+        else:
+            corner = rng.integers(0, data.square - side + 1, 2)
+        top, left = (int(v) for v in corner)
+        crop = square[top : top + side, left : left + side]
+        if side != data.crop:
+            way = cv2.INTER_AREA if side > data.crop else cv2.INTER_CUBIC
+            crop = np.asarray(cv2.resize(crop, (data.crop, data.crop), interpolation=way))
+        image = crop.astype(np.float32) / 255
+        if jitter:
+            if rng.random() < 0.5:
+                image = image[:, ::-1]
+            image = np.rot90(image, int(rng.integers(4)))
+            image = image ** np.float32(np.exp(rng.normal(0, 0.25)))
+            gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.05, 3)).astype(np.float32)
+            image = np.clip(image * gain, 0, 1)
+            if rng.random() < 0.25:  # sensor noise of brighter or darker exposures
+                noise = rng.standard_normal(image.shape, dtype=np.float32)
+                image = np.clip(image + np.float32(rng.uniform(0, 0.02)) * noise, 0, 1)
+        return np.ascontiguousarray(image), stroke_holes(data.crop, rng)
+
+    def batches(self, rng: np.random.Generator, batch: int) -> Iterator[Batch]:
+        """Endless batches of `image` [N, 3, H, W] and `mask` [N, 1, H, W]."""
+        self._load("train")
+        while True:
+            samples = [self._sample("train", rng, jitter=True) for _ in range(batch)]
+            images = torch.from_numpy(np.stack([image for image, _ in samples]))
+            masks = torch.from_numpy(np.stack([mask for _, mask in samples])).float()
+            yield {"image": images.permute(0, 3, 1, 2), "mask": masks[:, None]}
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Weighted losses in the hole."""
+        image, mask = batch["image"], batch["mask"]
+        filled = self.network(image, mask).float()
+        l1 = masked_l1(filled, image, mask)
+        log_mse = masked_log_mse(filled, image, mask)
+        total = self.weights.l1 * l1 + self.weights.log_mse * log_mse
+        psnr = -10 / float(np.log(10)) * log_mse.item()
+        return total, {"l1": l1.item(), "psnr": psnr}
+
+    def validate(self, network: torch.nn.Module, out: Path, step: int) -> dict[str, float]:
+        """PSNR in wrinkle-shaped holes on skin of held-out portraits, beside OpenCV's fills."""
+        self._load("val")
+        rng = np.random.default_rng(4321)  # the same holes every time
+        gains: dict[str, list[float]] = {"ours": [], "telea": [], "navier_stokes": []}
+        for _ in range(96):
+            image, mask = self._sample("val", rng, jitter=False)
+            mask = stroke_holes(self.data.crop, rng, coverage=(0.04, 0.1), width=(3, 9), blobs=0)
+            x = torch.from_numpy(image).permute(2, 0, 1)[None]
+            m = torch.from_numpy(mask)[None, None].float()
+            filled = network(x, m)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+            plain = np.round(image * 255).astype(np.uint8)
+            fills = {
+                "ours": filled * 255,
+                "telea": cv2.inpaint(plain, mask, 3, cv2.INPAINT_TELEA),
+                "navier_stokes": cv2.inpaint(plain, mask, 3, cv2.INPAINT_NS),
+            }
+            hole = mask > 0
+            for name, fill in fills.items():
+                error = float(np.square(fill[hole] - plain[hole].astype(np.float64)).mean())
+                gains[name].append(10 * float(np.log10(255**2 / max(error, 1e-3))))
+        return {name: float(np.mean(values)) for name, values in gains.items()}
+
+
+def build(recipe: dict[str, dict[str, Any]]) -> FillerTask:
+    """The task of a recipe."""
+    return FillerTask(
+        section(recipe, "model", Model),
+        section(recipe, "data", Data),
+        section(recipe, "loss", Loss),
+    )
