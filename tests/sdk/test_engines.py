@@ -1,0 +1,403 @@
+"""Engines: what they compute, what they refuse, and that garbage is caught at load."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from revisage.bundle import Bundle, shipped_bundle, shipped_names
+from revisage.engines import Engine, device_status, open_engine
+from revisage.engines.probe import check_probe, expect, probe_array, probe_inputs
+from revisage.errors import (
+    BundleError,
+    DeviceError,
+    EngineError,
+    OptionError,
+    ShapeError,
+)
+from revisage.manifest import Probe, ProbeInput, TensorSpec, Tolerance
+from tests.sdk.toy_bundle import FACTOR, scaling_model, sha256, write_toy_bundle
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_toy_bundle(tmp_path / "toy")
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[Engine]:
+    with open_engine(folder, "cpu", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def image(rng: np.random.Generator) -> Any:
+    return rng.random((2, 3, 16, 24), dtype=np.float32)
+
+
+def cuda_usable() -> bool:
+    return any(status.usable for status in device_status() if status.device == "cuda")
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def test_it_computes_what_the_graph_says(engine: Engine, image: Any) -> None:
+    found = engine.infer({"image": image})
+    assert list(found) == ["scaled"]
+    np.testing.assert_array_equal(found["scaled"], image * np.float32(FACTOR))
+
+
+def test_it_says_what_it_is(engine: Engine) -> None:
+    assert engine.name == "onnxruntime-cpu"
+    assert engine.device == "cpu"
+    assert engine.precision == "fp32"
+    assert engine.active
+    assert "asked for" in engine.reason
+    assert engine.bundle.name == "toy"
+
+
+def test_strided_input_is_taken(engine: Engine, image: Any) -> None:
+    strided = np.repeat(image, 2, axis=3)[..., ::2]
+    assert not strided.flags.c_contiguous
+    np.testing.assert_array_equal(engine.infer({"image": strided})["scaled"], image * 3)
+
+
+def test_any_batch_and_size_of_the_multiple(engine: Engine) -> None:
+    for shape in ((1, 3, 8, 8), (5, 3, 8, 64), (2, 3, 64, 16)):
+        assert engine.infer({"image": np.ones(shape, np.float32)})["scaled"].shape == shape
+
+
+def test_outputs_are_the_callers_own(engine: Engine, image: Any) -> None:
+    first = engine.infer({"image": image})["scaled"]
+    kept = first.copy()
+    engine.infer({"image": image * 0})
+    np.testing.assert_array_equal(first, kept)
+    first[...] = -1
+    np.testing.assert_array_equal(engine.infer({"image": image})["scaled"], kept)
+
+
+def test_life_cycle(folder: Path, image: Any) -> None:
+    engine = open_engine(folder, "cpu")
+    engine.activate()  # a second time does nothing
+    engine.deactivate()
+    assert not engine.active
+    with pytest.raises(EngineError, match="activate it"):
+        engine.infer({"image": image})
+    engine.deactivate()
+    with engine:
+        assert engine.infer({"image": image})["scaled"].shape == image.shape
+    assert not engine.active
+
+
+def test_many_threads_share_one_engine(engine: Engine, rng: np.random.Generator) -> None:
+    images = [rng.random((1, 3, 32, 32), dtype=np.float32) for _ in range(8)]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            found = engine.infer({"image": images[index]})["scaled"]
+            if not np.array_equal(found, images[index] * np.float32(FACTOR)):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# --- refusing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "expected the inputs image, got none"),
+        ({"picture": np.ones((1, 3, 8, 8), np.float32)}, "got picture"),
+        ({"image": np.ones((1, 3, 8, 8))}, "expected dtype float32, got float64"),
+        ({"image": np.ones((1, 3, 8, 8), ">f4")}, "dtype"),
+        ({"image": np.ones((1, 3, 8, 8), np.uint8)}, "got uint8"),
+        ({"image": [[1.0]]}, "numpy array"),
+        ({"image": np.ones((3, 8, 8), np.float32)}, r"expected \[N, 3, H, W\], got \[3, 8, 8\]"),
+        ({"image": np.ones((1, 4, 8, 8), np.float32)}, r"got \[1, 4, 8, 8\]"),
+        ({"image": np.ones((0, 3, 8, 8), np.float32)}, r"got \[0, 3, 8, 8\]"),
+        ({"image": np.ones((1, 3, 12, 8), np.float32)}, "H is 12, which is no multiple of 8"),
+        ({"image": np.ones((1, 3, 8, 9), np.float32)}, r"W is 9.*pad the input \(reflect\)"),
+    ],
+)
+def test_a_wrong_input_is_refused(engine: Engine, inputs: Any, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        engine.infer(inputs)
+
+
+def test_unknown_options_are_refused(folder: Path) -> None:
+    with pytest.raises(OptionError, match="'tpu' is not one of auto, cpu, cuda"):
+        open_engine(folder, "tpu")
+    with pytest.raises(OptionError, match="precision 'fp8'"):
+        open_engine(folder, precision="fp8")
+    for threads in (0, -1, 10_000):
+        with pytest.raises(OptionError, match="threads"):
+            open_engine(folder, threads=threads)
+
+
+def test_a_device_without_a_tolerance_is_refused(tmp_path: Path) -> None:
+    tolerances = {"tensorrt": {"fp32": Tolerance(1e-3, 1e-4)}}
+    with pytest.raises(BundleError, match=r"no tolerance for onnxruntime-cpu.*tensorrt fp32"):
+        open_engine(write_toy_bundle(tmp_path / "toy", tolerances=tolerances), "cpu")
+
+
+def test_a_graph_with_other_tensors_is_refused(tmp_path: Path) -> None:
+    model = scaling_model()
+    model.graph.output[0].name = model.graph.node[0].output[0] = "other"
+    with pytest.raises(EngineError, match="other"):
+        open_engine(write_toy_bundle(tmp_path / "toy", model.SerializeToString()), "cpu")
+
+
+def test_a_graph_that_does_not_load_is_refused(tmp_path: Path) -> None:
+    model = scaling_model()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(EngineError, match="cannot load the graph on cpu"):
+        open_engine(write_toy_bundle(tmp_path / "toy", model.SerializeToString()), "cpu")
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+def test_auto_takes_what_works_and_says_why(folder: Path, image: Any) -> None:
+    with open_engine(folder) as engine:
+        if cuda_usable():
+            assert engine.device == "cuda"
+        else:
+            assert engine.device == "cpu"
+            assert "no CUDA" in engine.reason
+        np.testing.assert_allclose(engine.infer({"image": image})["scaled"], image * 3, rtol=1e-6)
+
+
+def test_cuda_that_cannot_run_is_an_error_with_a_remedy(folder: Path) -> None:
+    if cuda_usable():
+        pytest.skip("CUDA works here")
+    with pytest.raises(DeviceError, match=r"'cuda' cannot run here: .*(pip install|driver|smi)"):
+        open_engine(folder, "cuda")
+
+
+@pytest.mark.cuda
+def test_cuda_gives_the_certified_output(folder: Path, image: Any) -> None:
+    if not cuda_usable() and os.environ.get("REVISAGE_REQUIRE_CUDA") != "1":
+        pytest.skip("needs an NVIDIA GPU and onnxruntime-gpu")
+    with open_engine(folder, "cuda") as engine:
+        assert engine.name == "onnxruntime-cuda"
+        np.testing.assert_allclose(engine.infer({"image": image})["scaled"], image * 3, rtol=1e-5)
+
+
+def fake_runtime(monkeypatch: pytest.MonkeyPatch, providers_of_session: list[str]) -> None:
+    """ONNX Runtime as it looks where the CUDA provider is installed."""
+    import onnxruntime
+
+    class Session:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def get_providers(self) -> list[str]:
+            return providers_of_session
+
+    fake = SimpleNamespace(
+        __version__="0.0",
+        SessionOptions=onnxruntime.SessionOptions,
+        ExecutionMode=onnxruntime.ExecutionMode,
+        InferenceSession=Session,
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+
+
+def test_a_missing_driver_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runtime(monkeypatch, [])
+
+    def no_library(_: str) -> Any:
+        raise OSError("not found")
+
+    monkeypatch.setattr("revisage.engines.onnxruntime.ctypes.CDLL", no_library)
+    with pytest.raises(DeviceError, match=r"libcuda\.so\.1.*install the driver"):
+        open_engine(folder, "cuda")
+
+
+def test_a_driver_without_a_gpu_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runtime(monkeypatch, [])
+    driver = SimpleNamespace(cuInit=lambda _: 100, cuDeviceGetCount=lambda _: 0)
+    monkeypatch.setattr("revisage.engines.onnxruntime.ctypes.CDLL", lambda _: driver)
+    with pytest.raises(DeviceError, match=r"CUDA error 100.*nvidia-smi"):
+        open_engine(folder, "cuda")
+
+
+def test_the_runtimes_own_silent_fallback_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime drops a provider that does not load with a log line and goes on on the CPU."""
+    fake_runtime(monkeypatch, ["CPUExecutionProvider"])
+    monkeypatch.setattr("revisage.engines.onnxruntime.cuda_obstacle", lambda: "")
+    with pytest.raises(DeviceError, match="could not load its provider"):
+        open_engine(folder, "cuda")
+
+
+# --- the probe -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.9999, -3.0, float("nan"), float("inf")])
+def test_an_engine_that_computes_something_else_is_caught_at_load(
+    tmp_path: Path, factor: float
+) -> None:
+    model = scaling_model(factor).SerializeToString()
+    folder = write_toy_bundle(tmp_path / "toy", model, certified_factor=FACTOR)
+    with pytest.raises(EngineError, match="probe's output 'scaled' is off"):
+        open_engine(folder, "cpu")
+
+
+def test_the_same_probe_on_every_machine() -> None:
+    """The exact bytes: a change here makes every certificate that was ever written invalid."""
+    spec = TensorSpec("image", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0))
+    digests = {
+        kind: sha256(probe_array(ProbeInput(kind, 5, (1, 2, 24, 40)), spec).tobytes())[:16]
+        for kind in ("picture", "mask", "uniform")
+    }
+    assert digests == {
+        "picture": "563768bead4e5025",
+        "mask": "af373797900b81c7",
+        "uniform": "31855dac1de041a0",
+    }
+
+
+def test_probe_arrays_fill_their_range_and_shape() -> None:
+    spec = TensorSpec("x", "float32", ("N", 3, "H", "W"), "NCHW", "", (-1.0, 1.0))
+    made = probe_array(ProbeInput("uniform", 1, (2, 3, 32, 32)), spec)
+    assert made.shape == (2, 3, 32, 32)
+    assert -1 <= made.min() < -0.9
+    assert 0.9 < made.max() <= 1
+    mask = probe_array(ProbeInput("mask", 1, (1, 1, 64, 64)), spec)
+    assert set(np.unique(mask)) == {-1.0, 1.0}
+    byte = TensorSpec("x", "uint8", ("N", "H", "W", 3), "NHWC", "RGB", (0.0, 255.0))
+    picture = probe_array(ProbeInput("picture", 1, (1, 32, 48, 3)), byte)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (1, 32, 48, 3)
+    assert picture.max() - picture.min() > 100
+    vector = probe_array(ProbeInput("uniform", 1, (4,)), spec)
+    assert vector.shape == (4,)
+
+
+def test_a_probe_checks_shape_statistics_and_names(rng: np.random.Generator) -> None:
+    true = rng.random((1, 1000), dtype=np.float32)
+    probe = Probe({}, {"y": expect(true)})
+    tolerance = Tolerance(1e-4, 1e-5)
+    check_probe(probe, {"y": true}, tolerance, "toy")
+    with pytest.raises(EngineError, match="shape"):
+        check_probe(probe, {"y": true.reshape(1000, 1)}, tolerance, "toy")
+    with pytest.raises(EngineError, match="no output 'y'"):
+        check_probe(probe, {}, tolerance, "toy")
+    with pytest.raises(BundleError, match="knows no output z"):
+        check_probe(probe, {"y": true, "z": true}, tolerance, "toy")
+    # Right at every sampled place and wrong between them: the statistics see it.
+    between = np.zeros_like(true)
+    places = list(probe.outputs["y"].positions)
+    between[0, places] = true[0, places]
+    with pytest.raises(EngineError, match="statistics"):
+        check_probe(probe, {"y": between}, tolerance, "toy")
+
+
+# --- promise: the same bytes whatever the number of threads --------------------------------------
+
+
+def convolutions() -> onnx.ModelProto:
+    """Wide enough that ONNX Runtime splits the work."""
+    random = np.random.RandomState(0)
+    nodes, weights = [], []
+    channels, name = 3, "image"
+    for index, wide in enumerate((32, 48, 3)):
+        kernel = random.normal(0, 0.1, (wide, channels, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"w{index}"))
+        out = "scaled" if wide == 3 else f"x{index}"
+        nodes.append(helper.make_node("Conv", [name, f"w{index}"], [out], pads=[1, 1, 1, 1]))
+        channels, name = wide, out
+    shape = ["N", 3, "H", "W"]
+    graph = helper.make_graph(
+        nodes,
+        "convolutions",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scaled", TensorProto.FLOAT, shape)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    return model
+
+
+def outputs_by_threads(bundle: Bundle, side: int) -> list[dict[str, Any]]:
+    made = {
+        name: ProbeInput(
+            recipe.kind,
+            recipe.seed,
+            tuple(
+                side if dimension in {"H", "W"} else size
+                for size, dimension in zip(recipe.shape, spec.shape, strict=True)
+            ),
+        )
+        for spec in bundle.manifest.inputs
+        for name, recipe in bundle.certificate.probes[0].inputs.items()
+        if name == spec.name
+    }
+    inputs = probe_inputs(Probe(made, {}), bundle.manifest)
+    found = []
+    for threads in (1, 2, 3, 5):
+        with open_engine(bundle, "cpu", threads=threads) as engine:
+            found.append(engine.infer(inputs))
+    return found
+
+
+def assert_same_bytes(results: list[dict[str, Any]]) -> None:
+    for result in results[1:]:
+        for name, array in results[0].items():
+            assert array.tobytes() == result[name].tobytes()
+
+
+def test_threads_do_not_change_a_bit(tmp_path: Path) -> None:
+    content = convolutions().SerializeToString()
+    folder = write_toy_bundle(
+        tmp_path / "toy",
+        content,
+        # The toy certificate knows nothing of these weights; only the bytes matter here.
+        tolerances={"onnxruntime-cpu": {"fp32": Tolerance(1e6, 1e6)}},
+    )
+    assert_same_bytes(outputs_by_threads(Bundle.open(folder), 128))
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_threads_do_not_change_a_bit_of_what_ships(name: str) -> None:
+    assert_same_bytes(outputs_by_threads(shipped_bundle(name), 128))
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_bundle_gives_its_certified_output(name: str) -> None:
+    with open_engine(shipped_bundle(name), "cpu") as engine:
+        assert engine.active
+
+
+def test_the_batch_does_not_change_a_bit(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = write_toy_bundle(
+        tmp_path / "toy",
+        convolutions().SerializeToString(),
+        tolerances={"onnxruntime-cpu": {"fp32": Tolerance(1e6, 1e6)}},
+    )
+    batch = rng.random((4, 3, 64, 64), dtype=np.float32)
+    with open_engine(folder, "cpu", threads=2) as engine:
+        together = engine.infer({"image": batch})["scaled"]
+        alone = [engine.infer({"image": batch[i : i + 1]})["scaled"] for i in range(4)]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
