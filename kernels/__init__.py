@@ -6,7 +6,7 @@ benchmarks/. `op(...)` allocates its result, `op_into(out, ...)` does not.
 
 from __future__ import annotations
 
-from revisage.kernels._dispatch import HAS_NATIVE, available_devices
+from revisage.kernels._dispatch import HAS_NATIVE, available_devices, cpu_isa, set_cpu_isa
 from revisage.kernels.composite import composite, composite_into
 from revisage.kernels.feature_blend import feature_blend, feature_blend_into
 from revisage.kernels.fft_conv import fft_conv, fft_conv_into
@@ -17,10 +17,12 @@ __all__ = [
     "available_devices",
     "composite",
     "composite_into",
+    "cpu_isa",
     "feature_blend",
     "feature_blend_into",
     "fft_conv",
     "fft_conv_into",
     "flow_warp",
     "flow_warp_into",
+    "set_cpu_isa",
 ]

@@ -34,6 +34,31 @@ def available_devices() -> list[str]:
     return ["cpu", *(f"cuda:{index}" for index in range(count))]
 
 
+def cpu_isa() -> str:
+    """Instruction set of the native CPU kernels: "baseline", "avx2" or "avx512".
+
+    Raises:
+        DeviceError: the native kernels are not built.
+        OptionError: REVISAGE_CPU_ISA names an unknown set, or one that this machine lacks.
+    """
+    choose("native", "cpu")
+    return _native.cpu_isa()
+
+
+def set_cpu_isa(name: str) -> None:
+    """Choose the instruction set of the native CPU kernels, for the whole process.
+
+    Not while kernels run in another thread. Results of `fft_conv` may differ in the last bits from
+    one set to another; those of `composite` and `flow_warp` do not.
+
+    Raises:
+        DeviceError: the native kernels are not built.
+        OptionError: an unknown set, or one that this machine lacks.
+    """
+    choose("native", "cpu")
+    _native.set_cpu_isa(name)
+
+
 def choose(impl: str | None, device: str) -> Impl:
     """The implementation of a call: what was asked for, else native where built, else reference.
 

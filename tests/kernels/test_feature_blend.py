@@ -1,0 +1,174 @@
+"""StyleRetoucher's blend."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from revisage import kernels
+from revisage.errors import DeviceError, OptionError, ShapeError
+
+NAMES = ("style", "image", "spatial_logits", "channel_logits")
+TOLERANCE = 2e-6  # of the larger feature: a few roundings, and exp of two libraries
+
+
+def random_inputs(
+    random: np.random.Generator, n: int, c: int, h: int, w: int
+) -> dict[str, np.ndarray]:
+    shapes = [(n, c, h, w), (n, c, h, w), (n, 2, h, w), (n, 2, c)]
+    return {
+        name: (random.standard_normal(shape) * 3).astype(np.float32)
+        for name, shape in zip(NAMES, shapes, strict=True)
+    }
+
+
+def with_masks(spatial: float, channel: float) -> dict[str, np.ndarray]:
+    """Style 8, image 4, and logits whose softmax is (spatial, 1 - spatial), ..."""
+    pair = {"spatial_logits": spatial, "channel_logits": channel}
+    with np.errstate(divide="ignore"):
+        logits = {
+            name: np.log(np.array([value, 1 - value], np.float32)).clip(-200, 0)
+            for name, value in pair.items()
+        }
+    return {
+        "style": np.full((1, 2, 3, 4), 8, np.float32),
+        "image": np.full((1, 2, 3, 4), 4, np.float32),
+        "spatial_logits": np.tile(logits["spatial_logits"][None, :, None, None], (1, 1, 3, 4)),
+        "channel_logits": np.tile(logits["channel_logits"][None, :, None], (1, 1, 2)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("spatial", "channel", "strength", "expected"),
+    [
+        (1.0, 1.0, 1.0, 8.0),  # all style
+        (0.0, 0.0, 1.0, 4.0),  # all image
+        (0.5, 0.5, 1.0, 3.0),  # a quarter of each: the weights do not sum to 1
+        (1.0, 0.0, 1.0, 0.0),
+        (0.0, 1.0, 0.0, 4.0),  # strength 0 turns the channel mask off
+        (1.0, 1.0, 0.5, 4.0),
+    ],
+)
+def test_obvious_masks(
+    impl: str, spatial: float, channel: float, strength: float, expected: float
+) -> None:
+    inputs = with_masks(spatial, channel)
+    result = kernels.feature_blend(**inputs, strength=strength, impl=impl)
+    assert np.abs(result - expected).max() < 1e-5
+
+
+def test_is_a_softmax_over_two_entries(impl: str) -> None:
+    """Against the textbook softmax, in float64, on one pixel."""
+    inputs = random_inputs(np.random.default_rng(5), 1, 1, 1, 1)
+    a, b = (np.exp(inputs[name].astype(float).ravel()) for name in NAMES[2:])
+    ms, mc = a[0] / a.sum(), 0.7 * b[0] / b.sum()
+    expected = ms * mc * inputs["style"] + (1 - ms) * (1 - mc) * inputs["image"]
+    result = kernels.feature_blend(**inputs, strength=0.7, impl=impl)
+    assert np.abs(result - expected).max() < 1e-6
+
+
+def test_huge_logits_do_not_overflow(impl: str) -> None:
+    inputs = with_masks(0.5, 0.5)
+    inputs["spatial_logits"][:, 0] = 3e38
+    inputs["channel_logits"][:, 1] = 3e38
+    inputs["channel_logits"][:, 0] = -3e38
+    with np.errstate(over="ignore"):  # the difference of the logits may be infinite
+        result = kernels.feature_blend(**inputs, impl=impl)
+    assert not result.any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(
+        st.integers(1, 3), st.integers(1, 20), st.integers(1, 120), st.integers(1, 120)
+    ),
+    strength=st.floats(0, 2),
+)
+def test_native_agrees_with_reference(
+    seed: int, shape: tuple[int, int, int, int], strength: float
+) -> None:
+    if not kernels.HAS_NATIVE:
+        pytest.skip("the native kernels are not built")
+    inputs = random_inputs(np.random.default_rng(seed), *shape)
+    native = kernels.feature_blend(**inputs, strength=strength, impl="native")
+    twin = kernels.feature_blend(**inputs, strength=strength, impl="reference")
+    largest = max(1, np.abs(inputs["style"]).max(), np.abs(inputs["image"]).max())
+    assert np.abs(native - twin).max() <= TOLERANCE * largest * max(1, strength)
+    for threads in (1, 2, 5):
+        again = kernels.feature_blend(**inputs, strength=strength, threads=threads)
+        assert np.array_equal(again, native)
+
+
+def test_in_place(impl: str, random: np.random.Generator) -> None:
+    inputs = random_inputs(random, 2, 3, 9, 8)
+    expected = kernels.feature_blend(**inputs, impl=impl)
+    for name in ("style", "image"):
+        copies = {key: array.copy() for key, array in inputs.items()}
+        kernels.feature_blend_into(copies[name], **copies, impl=impl)
+        assert np.array_equal(copies[name], expected)
+
+
+def test_torch_comes_back_as_torch(impl: str, random: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    inputs = random_inputs(random, 1, 4, 6, 5)
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    result = kernels.feature_blend(**tensors, impl=impl)
+    assert isinstance(result, torch.Tensor)
+    assert np.array_equal(result.numpy(), kernels.feature_blend(**inputs, impl=impl))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("style", np.zeros((2, 4, 4), np.float32), "style must be [N, C, H, W]"),
+        ("image", np.zeros((1, 3, 4, 5), np.float32), "image must be [1, 3, 4, 4]"),
+        ("spatial_logits", np.zeros((1, 1, 4, 4), np.float32), "spatial_logits must be [1, 2,"),
+        ("channel_logits", np.zeros((1, 3, 2), np.float32), "channel_logits must be [1, 2, 3]"),
+        ("image", np.zeros((1, 3, 4, 4)), "image must be float32"),
+    ],
+)
+def test_shape_errors(name: str, array: np.ndarray, message: str) -> None:
+    inputs: dict[str, Any] = random_inputs(np.random.default_rng(0), 1, 3, 4, 4)
+    with pytest.raises(ShapeError, match=re.escape(message)):
+        kernels.feature_blend(**{**inputs, name: array})
+
+
+def test_option_errors() -> None:
+    inputs = random_inputs(np.random.default_rng(0), 1, 3, 4, 4)
+    for strength in (-1.0, float("inf")):
+        with pytest.raises(OptionError, match="strength"):
+            kernels.feature_blend(**inputs, strength=strength)
+
+
+def test_out_must_not_overlap_logits() -> None:
+    shared = np.zeros((1, 2, 4, 4), np.float32)
+    inputs = [shared.copy(), shared.copy(), shared, np.zeros((1, 2, 2), np.float32)]
+    with pytest.raises(ShapeError, match="overlaps spatial_logits"):
+        kernels.feature_blend_into(shared, *inputs)
+
+
+def test_cuda_host_side_checks(native: str, fake_cuda: Any) -> None:
+    shapes = [(1, 3, 4, 4), (1, 3, 4, 4), (1, 2, 4, 4), (1, 2, 3)]
+    arrays = [fake_cuda(shape, data=(4096 * (i + 2), True)) for i, shape in enumerate(shapes)]
+    with pytest.raises(ShapeError, match="out must be float32"):
+        kernels.feature_blend_into(fake_cuda((1, 3, 4, 5)), *arrays)
+    if "cuda:0" not in kernels.available_devices():
+        with pytest.raises(DeviceError, match="copy the arrays to the host"):
+            kernels.feature_blend_into(fake_cuda((1, 3, 4, 4)), *arrays)
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_reference(
+    random: np.random.Generator, to_cuda: Any, to_host: Any
+) -> None:
+    inputs = random_inputs(random, 2, 19, 33, 47)
+    expected = kernels.feature_blend(**inputs, strength=0.6, impl="reference")
+    on_device = {name: to_cuda(array) for name, array in inputs.items()}
+    result = to_host(kernels.feature_blend(**on_device, strength=0.6))
+    assert np.abs(result - expected).max() < 1e-5
