@@ -38,6 +38,7 @@ __all__ = [
     "delta_from_codes",
     "mask_codes",
     "mask_from_codes",
+    "placed_square",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -140,21 +141,7 @@ class Edit:
 
     def placed(self) -> tuple[FloatArray, FloatArray, npt.NDArray[np.float64]]:
         """Delta, mask and matrix as the compositor takes them (Note [Dense squares])."""
-        density = math.sqrt(abs(float(np.linalg.det(self.matrix[:, :2]))))
-        block = min(int(density + 1e-9), self.size)
-        if block < 2:
-            return self.delta, self.mask, self.matrix
-        pad = -self.size % block
-        count = (self.size + pad) // block
-        mask = np.pad(self.mask.astype(np.float64), ((0, pad), (0, pad)))
-        delta = np.pad(self.delta.astype(np.float64), ((0, pad), (0, pad), (0, 0)))
-        blocks = (count, block, count, block)
-        weight = mask.reshape(blocks).sum(axis=(1, 3))  # [count, count]
-        change = (delta * mask[:, :, None]).reshape(*blocks, 3).sum(axis=(1, 3))
-        mean = np.where(weight[..., None] > 0, change / np.maximum(weight, 1e-30)[..., None], 0.0)
-        matrix = self.matrix / block
-        matrix[:, 2] += (1 / block - 1) / 2  # pixel centres, see revisage.alignment
-        return mean.astype(np.float32), (weight / block**2).astype(np.float32), matrix
+        return placed_square(self.delta, self.mask, self.matrix)
 
     def apply(self, photo: Any, *, threads: int | None = None) -> Any:
         """The photo with this edit; the photo itself is not changed. See `apply_edits`."""
@@ -179,6 +166,35 @@ class Edit:
             f"Edit({self.operation}, face {self.face_index + 1}, {self.size} px square, "
             f"mask covers {covered:.1f} %, strength {self.strength:g})"
         )
+
+
+def placed_square(
+    delta: FloatArray, mask: FloatArray, matrix: npt.NDArray[np.float64]
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.float64]]:
+    """A square averaged until it is no denser than the photo (Note [Dense squares]).
+
+    Args:
+        delta: [S, S, D]; mask: [S, S]; matrix: [2, 3] photo -> square.
+
+    Returns:
+        The same three; unchanged where the square is not twice as dense as the photo.
+    """
+    size, channels = mask.shape[0], delta.shape[2]
+    density = math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
+    block = min(int(density + 1e-9), size)
+    if block < 2:
+        return delta, mask, matrix
+    pad = -size % block
+    count = (size + pad) // block
+    blocks = (count, block, count, block)
+    weights = np.pad(mask.astype(np.float64), ((0, pad), (0, pad)))
+    changes = np.pad(delta.astype(np.float64), ((0, pad), (0, pad), (0, 0))) * weights[:, :, None]
+    weight = weights.reshape(blocks).sum(axis=(1, 3))  # [count, count]
+    change = changes.reshape(*blocks, channels).sum(axis=(1, 3))
+    mean = np.where(weight[..., None] > 0, change / np.maximum(weight, 1e-30)[..., None], 0.0)
+    coarse = matrix / block
+    coarse[:, 2] += (1 / block - 1) / 2  # pixel centres, see revisage.alignment
+    return mean.astype(np.float32), (weight / block**2).astype(np.float32), coarse
 
 
 def apply_edits(photo: Any, edits: Iterable[Edit], *, threads: int | None = None) -> Any:
