@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["masked_l1", "masked_log_mse"]
+__all__ = ["known_missing_l1", "masked_l1", "masked_log_mse"]
 
 
 def masked_l1(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -28,3 +28,19 @@ def masked_log_mse(predicted: Tensor, target: Tensor, mask: Tensor, floor: float
     counted = (mask.sum((1, 2, 3)) * predicted.shape[1]).clamp(min=1)
     squared = ((predicted - target).square() * mask).sum((1, 2, 3)) / counted
     return torch.log(squared + floor).mean()
+
+
+def known_missing_l1(
+    predicted: Tensor, target: Tensor, mask: Tensor, *, known: float = 10.0, missing: float = 0.0
+) -> Tensor:
+    """LaMa's reconstruction loss: mean of |difference| with one weight outside and one in the hole.
+
+    The published models weigh only the known pixels, which the network has to copy; what is in the
+    hole is left to the perceptual and adversarial losses.
+
+    Args:
+        predicted, target: [N, C, H, W].
+        mask: [N, 1, H, W], 1 = hole.
+    """
+    weight = mask * missing + (1 - mask) * known
+    return ((predicted - target).abs() * weight).mean()

@@ -136,12 +136,22 @@ class FourierUnit(nn.Module):
 class SpectralTransform(nn.Module):
     """Global to global path of an FFC: narrow, transform, add, widen (Chi et al., figure 3).
 
-    With stride 2 the input is average-pooled first. The local Fourier unit of the paper is left
-    out, as in every shipped LaMa configuration.
+    With stride 2 the input is average-pooled first.
+
+    Args:
+        local_unit: add a second Fourier unit that sees the four quadrants of a quarter of the
+            channels (the paper's "semi-global" unit, section 3.2; off in every shipped LaMa
+            configuration). Height and width must be even, the narrow channels a multiple of 4.
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, stride: int = 1, *, norm: bool = True
+        self,
+        channels_in: int,
+        channels_out: int,
+        stride: int = 1,
+        *,
+        norm: bool = True,
+        local_unit: bool = False,
     ) -> None:
         super().__init__()
         self.downsample = nn.AvgPool2d(2, 2) if stride == 2 else nn.Identity()
@@ -152,11 +162,19 @@ class SpectralTransform(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.fu = FourierUnit(narrow, narrow, norm=norm)
+        self.lfu = FourierUnit(narrow, narrow, norm=norm) if local_unit else None
         self.conv2 = nn.Conv2d(narrow, channels_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(self.downsample(x))
-        return cast(Tensor, self.conv2(x + self.fu(x)))
+        total = x + self.fu(x)
+        if self.lfu is not None:
+            height, width = x.shape[-2:]
+            quadrants = x[:, : x.shape[1] // 4]
+            quadrants = torch.cat(torch.split(quadrants, height // 2, dim=2), dim=1)
+            quadrants = torch.cat(torch.split(quadrants, width // 2, dim=3), dim=1)
+            total = total + self.lfu(quadrants).repeat(1, 1, 2, 2)
+        return cast(Tensor, self.conv2(total))
 
 
 class FFC(nn.Module):
@@ -170,6 +188,7 @@ class FFC(nn.Module):
             `int(channels * ratio)`.
         norm: batch norms inside the spectral transform; without them the spatial convolutions
             carry a bias.
+        local_unit: see `SpectralTransform`.
     """
 
     def __init__(
@@ -184,6 +203,7 @@ class FFC(nn.Module):
         padding: int = 0,
         padding_mode: str = "reflect",
         norm: bool = True,
+        local_unit: bool = False,
     ) -> None:
         super().__init__()
         global_in, global_out = int(channels_in * ratio_in), int(channels_out * ratio_out)
@@ -202,7 +222,7 @@ class FFC(nn.Module):
         self.convl2g = conv(local_in, global_out)
         self.convg2l = conv(global_in, local_out)
         self.convg2g: nn.Module = (
-            SpectralTransform(global_in, global_out, stride, norm=norm)
+            SpectralTransform(global_in, global_out, stride, norm=norm, local_unit=local_unit)
             if global_in and global_out
             else nn.Identity()
         )
@@ -242,6 +262,7 @@ class FFCBlock(nn.Module):
         padding: int = 0,
         padding_mode: str = "reflect",
         norm: bool = True,
+        local_unit: bool = False,
     ) -> None:
         super().__init__()
         self.ffc = FFC(
@@ -254,6 +275,7 @@ class FFCBlock(nn.Module):
             padding=padding,
             padding_mode=padding_mode,
             norm=norm,
+            local_unit=local_unit,
         )
         wide = int(channels_out * ratio_out)
         self.bn_l: nn.Module = (
@@ -273,12 +295,17 @@ class FFCResidualBlock(nn.Module):
     """Two FFC blocks, the input added to both parts after the second ReLU."""
 
     def __init__(
-        self, channels: int, ratio: float, ratio_out: float | None = None, *, norm: bool = True
+        self, channels: int, ratio: float, *, norm: bool = True, local_unit: bool = False
     ) -> None:
         super().__init__()
-        wide = ratio if ratio_out is None else ratio_out
-        self.conv1 = FFCBlock(channels, channels, 3, ratio, wide, padding=1, norm=norm)
-        self.conv2 = FFCBlock(channels, channels, 3, ratio, wide, padding=1, norm=norm)
+
+        def block() -> FFCBlock:
+            return FFCBlock(
+                channels, channels, 3, ratio, ratio, padding=1, norm=norm, local_unit=local_unit
+            )
+
+        self.conv1 = block()
+        self.conv2 = block()
 
     def forward(self, local: Tensor | None, wide: Tensor | None) -> tuple[Tensor | None, ...]:
         new_local, new_wide = self.conv2(*self.conv1(local, wide))
