@@ -131,7 +131,7 @@ class VideoReader:
                     furthest, float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 )
             if packet.stream_index != self.stream.index:
-                if packet.dts is not None:  # the last, empty packet of a stream says: flush
+                if packet.size:  # the last, empty packet of a stream says: flush
                     waiting.append(packet)
                 continue
             seen += packet.size > 0

@@ -1,4 +1,4 @@
-"""Video: times, colours and other streams stay; edits touch only their mask; errors leave nothing."""
+"""Video: times, colours, other streams stay; edits touch only their mask; errors leave nothing."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_faces_are_followed_and_searched_for_now_and_then(tmp_path: Path) -> Non
 
 def test_one_frame_at_a_time_is_in_memory(tmp_path: Path) -> None:
     """The stream is lazy: the next frame is decoded when the one before has been taken."""
-    source = make_video(tmp_path / "in.mkv", audio="flac")
+    source = make_video(tmp_path / "in.mp4")
     with open_video(source) as src:
         stream = session_for(FACE).stream(src, rv.Retouch(wrinkles=1.0))
         for count, batch in enumerate(stream):
@@ -236,7 +236,7 @@ def test_metadata_and_a_second_sound_track_are_copied(tmp_path: Path) -> None:
         streams = {s.index: out.add_stream_from_template(s) for s in a.streams}
         again = out.add_stream_from_template(a.streams.audio[0])
         for packet in a.demux():
-            if packet.dts is None:
+            if not packet.size:
                 continue
             target = streams[packet.stream_index]
             data = bytes(packet)
@@ -267,16 +267,17 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+@pytest.mark.parametrize(
+    ("ending", "share"),
+    # Matroska states its duration only: a cut of the last 5 % and one second cannot be seen.
+    [(".mp4", 0.1), (".mp4", 0.5), (".mp4", 0.9), (".mkv", 0.1), (".mkv", 0.5)],
+)
 def test_truncated_videos_are_errors(tmp_path: Path, ending: str, share: float) -> None:
     times = [3000 * n for n in range(90)]
-    whole = make_video(tmp_path / f"in{ending}", times=times, audio=None, codec="mpeg4")
+    whole = make_video(tmp_path / f"in{ending}", times=times, audio=None)
     cut = tmp_path / f"cut{ending}"
     data = whole.read_bytes()
     cut.write_bytes(data[: int(len(data) * share)])
-    if ending == ".mkv" and share == 0.9:
-        pytest.skip("within what Matroska lets one see: the last 5 % and one second")
     refused(cut)
 
 
@@ -291,7 +292,7 @@ def test_truncated_with_the_index_in_front(tmp_path: Path) -> None:
     ):
         target = out.add_stream_from_template(a.streams.video[0])
         for packet in a.demux(video=0):
-            if packet.dts is not None:
+            if packet.size:
                 packet.stream = target
                 out.mux(packet)
     data = front.read_bytes()
