@@ -33,9 +33,9 @@ def log_luminance(image: npt.NDArray[np.generic]) -> FloatArray:
 
     Samples are offset by 6 % of full range, so that noise in shadows does not count as contrast.
     """
-    values = image.astype(np.float32)
+    values: FloatArray = image.astype(np.float32)
     if np.issubdtype(image.dtype, np.integer):
-        values = values / np.float32(np.iinfo(image.dtype).max)
+        values /= float(np.iinfo(image.dtype.name).max)
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     return np.asarray(np.log(np.maximum(values @ weights, 0) + np.float32(0.06)), dtype=np.float32)
 
@@ -130,6 +130,9 @@ def _face_area(landmarks: npt.NDArray[np.float64], size: int) -> tuple[Mask, Mas
     _polygon(barred, nose + 0.6 * sideways, 1, 0.05 * unit)
     bridge = 0.11 * unit * across
     _polygon(barred, np.stack([p for q in points[28:31] for p in (q - bridge, q + bridge)]), 1)
+    # The root of the nose, where glasses sit and lids end.
+    inner, outer = points[[39, 42]], (points[[21, 22]] + points[[39, 42]]) / 2
+    _polygon(barred, np.concatenate([inner, outer, points[27:29]]), 1, 0.03 * unit)
     return face, barred
 
 
@@ -198,7 +201,16 @@ def teacher_labels(
     """
     if skin is None:
         skin = skin_mask(image, landmarks)
-    response = line_response(log_luminance(image))
+    response = np.zeros(skin.shape, np.float32)
+    if not skin.any():
+        return np.zeros(skin.shape, np.uint8)
+    # The filters see 24 px around the skin, and need no more of the picture.
+    left, top, width, height = cv2.boundingRect(skin)
+    window = (
+        slice(max(0, top - 24), top + height + 24),
+        slice(max(0, left - 24), left + width + 24),
+    )
+    response[window] = line_response(log_luminance(image[window]))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
     crest = cv2.dilate(response, disc)
     lines = (response >= weak) & (response >= 0.5 * crest)
@@ -206,7 +218,7 @@ def teacher_labels(
     candidates = (lines & (skin > 0) & ~dense).astype(np.uint8)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(candidates, connectivity=8)
     peak = np.zeros(count, np.float32)
-    np.maximum.at(peak, parts.ravel(), response.ravel())
+    np.maximum.at(peak, parts.ravel().astype(np.intp), response.ravel())
     extent = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     # A line is much longer than wide.
     slender = stats[:, cv2.CC_STAT_AREA] < 7.0 * extent

@@ -58,7 +58,9 @@ class _Face:
 
     def at(self, x: float, y: float) -> Points:
         """The point x eye distances to the right of and y below the middle of the eyes."""
-        return self.eyes + self.unit * (x * self.across + y * self.down)
+        return np.asarray(
+            self.eyes + self.unit * (x * self.across + y * self.down), dtype=np.float64
+        )
 
 
 def _spline(control: Points, spacing: float = 2.0) -> Points:
@@ -87,7 +89,8 @@ def _resampled(line: Points, spacing: float) -> Points:
 def _smooth_noise(count: int, period: float, rng: np.random.Generator) -> Points:
     """[count] noise of about unit size that changes over `period` samples."""
     knots = rng.normal(0, 1, int(count / period) + 3)
-    return np.interp(np.arange(count) / period + rng.random(), np.arange(len(knots)), knots)
+    where = np.arange(count) / period + rng.random()
+    return np.asarray(np.interp(where, np.arange(len(knots)), knots), dtype=np.float64)
 
 
 def _wobbled(line: Points, amount: float, rng: np.random.Generator) -> Points:

@@ -32,7 +32,7 @@ CORE = 0.4
 _REACH = 4.0  # profiles are drawn up to this many widths from the line
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _stamp(
     points: FloatArray,
     width: FloatArray,
@@ -218,16 +218,18 @@ def draw_wrinkles(
     valley = 1.1 * np.tanh(valley / 1.1)
     softness = float(rng.choice([0.0, 0.0, 0.5, 0.9]))
     if softness:
-        valley = cv2.GaussianBlur(valley, (0, 0), softness)
-        relief = cv2.GaussianBlur(relief, (0, 0), softness)
+        valley = np.asarray(cv2.GaussianBlur(valley, (0, 0), softness), dtype=np.float32)
+        relief = np.asarray(cv2.GaussianBlur(relief, (0, 0), softness), dtype=np.float32)
     # Skin is uneven: the depth changes from place to place, also across the line.
     grain = rng.normal(0, 1, (size // 4 + 1, size // 4 + 1)).astype(np.float32)
-    grain = cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)
-    valley = valley * (1 + np.float32(rng.uniform(0, 0.25)) * grain)
+    uneven = cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)
+    valley = valley * (1 + np.float32(rng.uniform(0, 0.25)) * uneven)
     redness = float(rng.uniform(-0.05, 0.2))
     colour = np.array([1 - redness, 1 + 0.5 * redness, 1 + 0.5 * redness], np.float32)
     if rng.random() < 0.1:
         colour[:] = 1.0
     gain = np.exp(relief[..., None] - valley[..., None] * colour)
-    out = image * gain + rng.random(image.shape, dtype=np.float32) - np.float32(0.5)
+    # Dither the rounding, by less than what would change a sample that no wrinkle touches.
+    dither = rng.random(image.shape, dtype=np.float32) - np.float32(0.5)
+    out = image * gain + np.float32(0.98) * dither
     return np.clip(np.rint(out), 0, 255).astype(np.uint8), mask.astype(np.uint8)

@@ -115,7 +115,7 @@ class UNetPlusPlus(nn.Module):
             ValueError: the state dict is not of a UNet++ with this encoder.
         """
         try:
-            channels = []
+            channels: list[int] = []
             while (key := f"decoder.blocks.x_0_{len(channels)}.conv2.0.weight") in state:
                 channels.append(int(state[key].shape[0]))
             in_channels = int(state["encoder.conv1.weight"].shape[1])

@@ -77,6 +77,8 @@ class CompactSegmenter(nn.Module):
     """
 
     multiple = 16
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
     def __init__(
         self,

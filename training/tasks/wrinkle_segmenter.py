@@ -39,6 +39,7 @@ class Data:
     portraits: tuple[str, ...]  # folders of annotated portraits
     crop: int = 256  # side of the training crops, pixels of the 512 px square
     smallest_face: float = 220.0  # native face width; smaller faces show no wrinkles
+    cache: str = ""  # folder that keeps aligned faces and teacher labels; empty for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,10 @@ class SegmenterTask:
         network = CompactSegmenter(model.widths, model.blocks, model.group_width)
         self.network: torch.nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.weights = data, loss
-        self.pool = WrinklePool(data.portraits, "train", smallest_face=data.smallest_face)
-        self.held_out = WrinklePool(data.portraits, "val", smallest_face=data.smallest_face)
+        cache = Path(data.cache) if data.cache else None
+        smallest = data.smallest_face
+        self.pool = WrinklePool(data.portraits, "train", smallest_face=smallest, cache=cache)
+        self.held_out = WrinklePool(data.portraits, "val", smallest_face=smallest, cache=cache)
 
     def batches(self, rng: np.random.Generator, batch: int) -> Iterator[Batch]:
         crops = self.pool.crops(rng, self.data.crop)
