@@ -122,7 +122,9 @@ def export_bundle(
     """
     network = network.eval()
     specs_in, specs_out = manifest_fields["inputs"], manifest_fields["outputs"]
-    _refuse_existing(Path(folder) / manifest_fields["name"], force)
+    # What can be refused at once is refused before the slow part.
+    _stated_manifest(manifest_fields, {})
+    _prepare(Path(folder), manifest_fields["name"], force)
     examples = {
         name: torch.from_numpy(np.concatenate([array, array]) if len(array) == 1 else array[:2])
         for name, array in reference_inputs[0].items()
@@ -165,12 +167,8 @@ def write_bundle(
     """
     root = Path(folder)
     place = root / manifest_fields["name"]
-    _refuse_existing(place, force)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{manifest_fields['name']}-", dir=root))
-    except OSError as error:
-        raise OutputError(f"{root}: cannot be written ({error.strerror})") from error
+    _prepare(root, manifest_fields["name"], force)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{manifest_fields['name']}-", dir=root))
     try:
         digest = hashlib.sha256(model).hexdigest()
         (temporary / MODEL).write_bytes(model)
@@ -182,11 +180,7 @@ def write_bundle(
             errors={},
             probes=probes,
         )
-        manifest = Manifest(
-            **manifest_fields,
-            opset=OPSET,
-            digests={MODEL: digest, CERTIFICATE: hashlib.sha256(b"").hexdigest()},
-        )
+        manifest = _stated_manifest(manifest_fields, {MODEL: digest})
         errors = _measure_engines(temporary, manifest, certificate, reference_inputs, truths)
         certificate = dataclasses.replace(certificate, errors=errors)
         _write_texts(temporary, manifest, certificate)
@@ -203,9 +197,27 @@ def write_bundle(
     return Bundle.open(place)
 
 
-def _refuse_existing(place: Path, force: bool) -> None:
-    if place.exists() and not force:
-        raise OutputError(f"{place} exists already: remove it, or export with --force")
+def _stated_manifest(manifest_fields: ManifestFields, digests: Mapping[str, str]) -> Manifest:
+    """The manifest, checked; and whether any engine of it can be certified on this machine."""
+    manifest = Manifest(**manifest_fields, opset=OPSET, digests=digests)
+    if not set(manifest.tolerances) & set(_engine_devices()):
+        raise ParityError(
+            f"{manifest.name}: none of its engines ({', '.join(manifest.tolerances) or '-'}) runs "
+            "on this machine, so nothing could be certified"
+        )
+    return manifest
+
+
+def _prepare(root: Path, name: str, force: bool) -> None:
+    """Make the folder of bundles; refuse to replace one unless told to."""
+    if (root / name).exists() and not force:
+        raise OutputError(f"{root / name} exists already: remove it, or export with --force")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root):
+            pass
+    except OSError as error:
+        raise OutputError(f"{root}: cannot be written ({error.strerror})") from error
 
 
 def _write_texts(folder: Path, manifest: Manifest, certificate: Certificate) -> None:
@@ -238,11 +250,6 @@ def _measure_engines(
             measured.setdefault(engine_name, {})[precision] = {
                 name: _plain(error) for name, error in errors.items()
             }
-    if not measured:
-        raise ParityError(
-            f"{manifest.name}: none of its engines ({', '.join(manifest.tolerances)}) runs on this "
-            "machine, so nothing could be certified"
-        )
     return measured
 
 

@@ -6,6 +6,7 @@ Fourier units are exported as matrix products, so that the graph is plain ONNX a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -25,10 +26,12 @@ from revisage.export.compare import Arrays
 from revisage.export.reference_set import reference_masks, reference_pictures
 from revisage.manifest import RecipeOrigin, TensorSpec, Tolerance
 from revisage.training.models.ffc import use_fourier_transform
+from revisage.training.models.lama import LamaGenerator, composite
+from revisage.training.models.unetpp import UNetPlusPlus
 from revisage.training.models.wrinkle_filler import CompactFiller
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 
-__all__ = ["wrinkle_filler", "wrinkle_segmenter"]
+__all__ = ["lama", "unetpp", "wrinkle_filler", "wrinkle_segmenter"]
 
 IMAGE = TensorSpec("image", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0))
 MASK = TensorSpec("mask", "float32", ("N", 1, "H", "W"), "NCHW", "mask", (0.0, 1.0))
@@ -37,6 +40,12 @@ FILLED = TensorSpec("filled", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0
 
 WORKING_SIZE = 512
 REFERENCES = 8
+# A paper-size network takes seconds for a picture; what differs shows at any size.
+PAPER_REFERENCES, PAPER_REFERENCE_SIZE = 2, 256
+
+# What segmentation_models.pytorch prepares pictures with for its ImageNet encoders.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 # Half a step of an 8-bit picture is 2e-3: these leave room for other instruction sets, and for the
 # other summation orders of a GPU, and none for a wrong graph.
@@ -67,6 +76,34 @@ class _Filled(nn.Module):
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         filled: torch.Tensor = self.filler(image, mask)
         return filled.clamp(0.0, 1.0)
+
+
+class _LamaFilled(nn.Module):
+    """The published generator takes picture and mask as one tensor, its bundle as two."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = use_fourier_transform(generator, "matrices")
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        predicted, _ = composite(self.generator, image, mask)
+        return predicted
+
+
+class _NormalisedProbability(nn.Module):
+    """ImageNet normalisation before the segmenter, a sigmoid behind it."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, segmenter: nn.Module) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION).reshape(1, 3, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.segmenter((image - self.mean) / self.deviation))
 
 
 def load_weights(network: nn.Module, weights: Path) -> nn.Module:
@@ -168,3 +205,62 @@ def wrinkle_filler(weights: Path, folder: Path, *, force: bool = False) -> Bundl
         weights_digest=file_digest(weights),
     )
     return export_bundle(network, fields, _pictures_with_holes(WORKING_SIZE), folder, force=force)
+
+
+def lama(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export a LaMa generator that `revisage import` took from a published checkpoint."""
+    network = LamaGenerator(**imported_arguments(weights, "lama"))
+    filled = _LamaFilled(load_weights(network, weights))
+    fields = ManifestFields(
+        name="lama",
+        operation="inpaint",
+        version="1",
+        size="paper",
+        description="LaMa generator of a published checkpoint.",
+        inputs=(IMAGE, MASK),
+        outputs=(FILLED,),
+        working_size=WORKING_SIZE,
+        multiple_of=network.multiple_of,
+        padding="reflect",
+        tolerances=TOLERANCES,
+        licence="LicenseRef-of-the-checkpoint",
+        recipe=RecipeOrigin("lama"),
+        weights_digest=file_digest(weights),
+    )
+    references = _pictures_with_holes(PAPER_REFERENCE_SIZE, PAPER_REFERENCES)
+    return export_bundle(filled, fields, references, folder, force=force)
+
+
+def unetpp(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export a UNet++ that `revisage import` took from a published checkpoint.
+
+    The bundle takes pictures in [0, 1] and normalises them as segmentation_models.pytorch does for
+    encoders that were trained on ImageNet.
+    """
+    arguments = imported_arguments(weights, "unetpp")
+    network = UNetPlusPlus(**arguments)
+    if arguments["in_channels"] != 3:
+        raise CheckpointError(
+            f"{weights}: takes {arguments['in_channels']} channels; only RGB pictures are exported"
+        )
+    probability = dataclasses.replace(PROBABILITY, shape=("N", arguments["classes"], "H", "W"))
+    fields = ManifestFields(
+        name="unetpp",
+        operation="wrinkles",
+        version="1",
+        size="paper",
+        description="UNet++ with a ResNeXt-50 encoder, of a published checkpoint.",
+        inputs=(IMAGE,),
+        outputs=(probability,),
+        working_size=WORKING_SIZE,
+        multiple_of=network.multiple,
+        padding="reflect",
+        tolerances=TOLERANCES,
+        licence="LicenseRef-of-the-checkpoint",
+        recipe=RecipeOrigin("unetpp"),
+        weights_digest=file_digest(weights),
+        settings={"threshold": 0.5},
+    )
+    exported = _NormalisedProbability(load_weights(network, weights))
+    references = _pictures(PAPER_REFERENCE_SIZE, PAPER_REFERENCES)
+    return export_bundle(exported, fields, references, folder, force=force)
