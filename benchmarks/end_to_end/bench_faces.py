@@ -47,11 +47,20 @@ def place(
     middle = points.mean(axis=0)
     reach = 0.75 * width
     room = np.array(CANVAS) - 2 * reach
-    at = reach + rng.uniform(0, 1, 2) * np.maximum(room, 0) if room.min() > 0 else np.array(CANVAS) / 2
+    at = (
+        reach + rng.uniform(0, 1, 2) * np.maximum(room, 0)
+        if room.min() > 0
+        else np.array(CANVAS) / 2
+    )
     matrix = np.concatenate([linear, (at - linear @ middle)[:, None]], axis=1)
     canvas = texture((CANVAS[1], CANVAS[0]), rng).copy()
     cv2.warpAffine(
-        picture, matrix, CANVAS, dst=canvas, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
+        picture,
+        matrix,
+        CANVAS,
+        dst=canvas,
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_TRANSPARENT,
     )
     return canvas, points @ linear.T + matrix[:, 2]
 
@@ -77,15 +86,19 @@ def recall(finder: FaceFinder, portraits: list[Portrait], every: int) -> dict[st
                     missed.append(f"{portrait.id} at {width} px, {turn} degrees")
             mine = [e for w, t, e in errors if (w, t) == (width, turn)]
             rows.append(
-                {"width": width, "turn": turn, "recall": float(np.mean(found)),
-                 "error": float(np.mean(mine))}
+                {
+                    "width": width,
+                    "turn": turn,
+                    "recall": float(np.mean(found)),
+                    "error": float(np.mean(mine)),
+                }
             )
     values = np.sort([e for *_, e in errors])
     return {
         "rows": rows,
         "recall": float(np.mean([row["recall"] for row in rows])),
         "error": float(values.mean()),
-        "error_worst_tenth": float(values[-max(1, len(values) // 10):].mean()),
+        "error_worst_tenth": float(values[-max(1, len(values) // 10) :].mean()),
         "false_faces_on_canvases": int(extra),
         "canvases": len(portraits[::every]) * len(WIDTHS) * len(TURNS),
         "missed": missed,
@@ -103,7 +116,7 @@ def own_pictures(finder: FaceFinder, portraits: list[Portrait]) -> dict[str, Any
             hits += 1
             ious.append(overlap(best.box, truth))
             errors.append(float(landmark_error(best.landmarks, portrait.landmarks)))
-    worst = np.sort(errors)[-max(1, len(errors) // 10):]
+    worst = np.sort(errors)[-max(1, len(errors) // 10) :]
     return {
         "portraits": len(portraits),
         "recall": hits / len(portraits),
@@ -115,15 +128,21 @@ def own_pictures(finder: FaceFinder, portraits: list[Portrait]) -> dict[str, Any
 
 def false_faces(finder: FaceFinder, folder: Path, limit: int) -> dict[str, Any]:
     """Faces found in pictures that show none."""
-    paths = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"}
-    )[:limit]
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})[
+        :limit
+    ]
     found = []
     for path in paths:
         picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        found += [(path.name, round(f.score, 3), [round(v) for v in f.box]) for f in finder.find(picture)]
-    return {"pictures": len(paths), "false_faces": len(found),
-            "per_100": 100 * len(found) / max(1, len(paths)), "found": found}
+        found += [
+            (path.name, round(f.score, 3), [round(v) for v in f.box]) for f in finder.find(picture)
+        ]
+    return {
+        "pictures": len(paths),
+        "false_faces": len(found),
+        "per_100": 100 * len(found) / max(1, len(paths)),
+        "found": found,
+    }
 
 
 def speed(portrait: Portrait) -> dict[str, float]:
@@ -134,7 +153,7 @@ def speed(portrait: Portrait) -> dict[str, float]:
     photo[:] = back
     picture = portrait.image(min(1.0, 300 / portrait.face_px))
     height, width = min(1080, picture.shape[0]), picture.shape[1]
-    photo[200 : 200 + height, 700 : 700 + width] = picture[: 880][:height]
+    photo[200 : 200 + height, 700 : 700 + width] = picture[:880][:height]
     with FaceFinder(device="cpu", threads=1) as finder:
         faces = finder.find(photo)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from revisage.alignment import square_matrix
 
-__all__ = ["Face", "box_of_landmarks", "overlap", "roll_of_landmarks"]
+__all__ = ["Face", "box_of_landmarks", "overlap", "roll_of_landmarks", "same_face"]
 
 # The forehead reaches this share of the distance chin to nose root above the line between the two
 # upper ends of the jaw. Fitted to the boxes of the training portraits (mesh, forehead to chin).
@@ -54,8 +54,22 @@ def overlap(
     one: tuple[float, float, float, float], two: tuple[float, float, float, float]
 ) -> float:
     """Intersection over union of two boxes (x, y, width, height), 0 to 1."""
-    wide = min(one[0] + one[2], two[0] + two[2]) - max(one[0], two[0])
-    high = min(one[1] + one[3], two[1] + two[3]) - max(one[1], two[1])
-    shared = max(0.0, wide) * max(0.0, high)
+    shared = _shared_area(one, two)
     union = one[2] * one[3] + two[2] * two[3] - shared
     return shared / union if union > 0 else 0.0
+
+
+def same_face(
+    one: tuple[float, float, float, float], two: tuple[float, float, float, float]
+) -> bool:
+    """Whether two boxes cannot be two faces: they overlap, or one lies inside the other."""
+    inside = _shared_area(one, two) / max(1e-9, min(one[2] * one[3], two[2] * two[3]))
+    return overlap(one, two) > 0.4 or inside > 0.75
+
+
+def _shared_area(
+    one: tuple[float, float, float, float], two: tuple[float, float, float, float]
+) -> float:
+    wide = min(one[0] + one[2], two[0] + two[2]) - max(one[0], two[0])
+    high = min(one[1] + one[3], two[1] + two[3]) - max(one[1], two[1])
+    return max(0.0, wide) * max(0.0, high)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from revisage.alignment import face_crop_matrix, invert_affine, transform_points
 from revisage.errors import OptionError
-from revisage.faces.face import Face, box_of_landmarks, overlap, roll_of_landmarks
+from revisage.faces.face import Face, box_of_landmarks, roll_of_landmarks, same_face
 from revisage.faces.views import check_photo, crop_photo, halve, reduce_photo, turned_square
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _moved(inside: npt.NDArray[np.float64], size: int) -> float:
 
 
 def _repeats(face: Face, others: Sequence[Face]) -> bool:
-    return any(overlap(face.box, other.box) > 0.4 for other in others)
+    return any(same_face(face.box, other.box) for other in others)
 
 
 def _without_repeats(squares: FloatArray, most: int) -> FloatArray:

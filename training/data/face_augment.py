@@ -32,7 +32,8 @@ def _tables(rng: np.random.Generator) -> Picture:
         curve = curve * rng.uniform(0.12, 0.5)  # low light
     cast = rng.normal(0, 0.06 if rng.random() < 0.75 else 0.2, 3)
     curve = curve * np.exp(cast - cast.mean() * 0.7)[None]
-    return (np.clip(curve, 0, 1) * 255 + 0.5).astype(np.uint8)[:, None]
+    table: Picture = (np.clip(curve, 0, 1) * 255 + 0.5).astype(np.uint8)[:, None]
+    return table
 
 
 def light(picture: Picture, rng: np.random.Generator) -> Picture:
@@ -104,7 +105,7 @@ def texture(size: tuple[int, int], rng: np.random.Generator) -> Picture:
     kind = int(rng.integers(0, 6))
     ends = rng.integers(0, 256, (2, 3))
     if kind <= 1:  # noise of a random roughness, coloured between two ends
-        field = np.zeros((height, width), dtype=np.float32)
+        field: npt.NDArray[np.floating] = np.zeros((height, width), dtype=np.float32)
         roughness = rng.uniform(0.4, 1.0)
         for octave in range(6):
             cells = 2 ** (octave + 1)
@@ -160,7 +161,7 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _blend(
-    picture: Picture, shape: Picture, paint: npt.NDArray[np.generic], alpha: float
+    picture: Picture, shape: Picture, paint: npt.NDArray[np.floating], alpha: float
 ) -> Picture:
     """Lay `paint` over `picture` where `shape` (0..255) says so."""
     weight = shape.astype(np.float32)[..., None] * np.float32(alpha / 255)
@@ -182,7 +183,7 @@ def cover(picture: Picture, landmarks: FloatArray, rng: np.random.Generator) -> 
     down = np.array([-right[1], right[0]], dtype=np.float32)
     angle = float(np.degrees(np.arctan2(right[1], right[0])))
     colour = np.array(_colour(rng), dtype=np.float32)
-    paint: npt.NDArray[np.generic] = colour[None, None]
+    paint: npt.NDArray[np.floating] = colour[None, None]
     alpha = 1.0
     kind = rng.random()
     if kind < 0.3:  # glasses: frames, and dark lenses for some
@@ -214,9 +215,9 @@ def cover(picture: Picture, landmarks: FloatArray, rng: np.random.Generator) -> 
         line = right + down * tilt
         top = rng.uniform(0.8, 2.2) * reach
         dome = rng.uniform(0.5, 1.0)
-        points = [base - line * wide, base + line * wide]
-        points += [base + line * wide * dome - down * top, base - line * wide * dome - down * top]
-        cv2.fillConvexPoly(shape, np.rint(points).astype(np.int32), 255)
+        hat = [base - line * wide, base + line * wide]
+        hat += [base + line * wide * dome - down * top, base - line * wide * dome - down * top]
+        cv2.fillConvexPoly(shape, np.rint(hat).astype(np.int32), 255)
         if rng.random() < 0.4:  # long hair or cloth at both sides
             for side in (-1, 1):
                 start = np.rint(base + right * side * 1.35 * reach).astype(int).tolist()
@@ -225,8 +226,8 @@ def cover(picture: Picture, landmarks: FloatArray, rng: np.random.Generator) -> 
     elif kind < 0.65:  # face mask: jaw line and nose ridge
         nose = landmarks[28 + int(rng.integers(0, 3))]
         lower = (landmarks[2:15] - nose) * rng.uniform(0.95, 1.08) + nose
-        points = np.concatenate([lower, nose[None]])
-        cv2.fillPoly(shape, [np.rint(points).astype(np.int32)], 255)
+        cloth = np.concatenate([lower, nose[None]])
+        cv2.fillPoly(shape, [np.rint(cloth).astype(np.int32)], 255)
         if rng.random() < 0.6:
             paint = 255 - (255 - paint) * rng.uniform(0.1, 0.5)
     elif kind < 0.85:  # hand or arm: skin-coloured ellipses from one side
@@ -245,7 +246,7 @@ def cover(picture: Picture, landmarks: FloatArray, rng: np.random.Generator) -> 
         corners = rng.normal(0, 0.55 * reach, (int(rng.integers(3, 7)), 2)) + centre
         hull = cv2.convexHull(np.rint(corners).astype(np.int32))
         cv2.fillConvexPoly(shape, hull, 255)
-        paint = texture((height, width), rng)
+        paint = texture((height, width), rng).astype(np.float32)
     if rng.random() < 0.5:
         shape = cv2.GaussianBlur(shape, (0, 0), float(rng.uniform(0.5, 1.5)))  # type: ignore[assignment]
     if kind < 0.85 and rng.random() < 0.5:  # folds and weave

@@ -55,8 +55,8 @@ def _put(
     matrix = placement([x, y], own_side * size / side, own_angle + angle, size, flip=flip)
     matrix[:, 2] += at - (size - 1) / 2
     picture = crop(face.picture, matrix, size)
-    points = transform_points(matrix, face.landmarks[FLIP] if flip else face.landmarks)
-    points = points.astype(np.float32)
+    own_points = face.landmarks[FLIP] if flip else face.landmarks
+    points: FloatArray = transform_points(matrix, own_points).astype(np.float32)
     height, width = face.picture.shape[:2]
     corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5]])
     corners = np.concatenate([corners, [[-0.5, height - 0.5]]])

@@ -256,15 +256,41 @@ def _broken_face(face: PooledFace, size: int, rng: np.random.Generator) -> Pictu
     return crop(face.picture, placement(centre, side, rng.uniform(-0.8, 0.8), size), size)
 
 
-def landmark_sample(pool: FacePool, size: int, rng: np.random.Generator) -> LandmarkSample:
-    """A face crop with landmarks (three of four), or a crop without a face."""
-    if rng.random() < 0.25:
-        if rng.random() < 0.45:
-            face = pool.faces[int(rng.integers(0, len(pool.faces)))]
-            image = _broken_face(face, size, rng)
-        else:
-            image = pool.background(size, rng)
-        image = camera(light(image, rng), rng)
+def _no_face(
+    pool: FacePool, size: int, rng: np.random.Generator, hard: Sequence[Picture]
+) -> Picture:
+    """A crop without a face: half of them such that fooled the network before."""
+    if len(hard) >= 64 and rng.random() < 0.5:
+        image = hard[int(rng.integers(0, len(hard)))]
+        middle = np.full(2, (size - 1) / 2) + rng.normal(0, 0.05 * size, 2)
+        side = size * float(np.exp(rng.normal(0, 0.1)))
+        flip = bool(rng.random() < 0.5)
+        image = crop(image, placement(middle, side, rng.normal(0, 0.2), size, flip=flip), size)
+        return light(image, rng) if rng.random() < 0.5 else image
+    if rng.random() < 0.35:
+        face = pool.faces[int(rng.integers(0, len(pool.faces)))]
+        image = _broken_face(face, size, rng)
+    else:
+        image = pool.background(size, rng)
+    return camera(light(image, rng), rng)
+
+
+def landmark_sample(
+    pool: FacePool,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    negative_share: float = 0.25,
+    hard: Sequence[Picture] = (),
+) -> LandmarkSample:
+    """A face crop with landmarks, or a crop without a face.
+
+    Args:
+        negative_share: share of the samples without a face.
+        hard: [size, size, 3] crops without a face that the network took for one.
+    """
+    if rng.random() < negative_share:
+        image = _no_face(pool, size, rng, hard)
         nowhere = np.full((68, 2), (size - 1) / 2, dtype=np.float32)
         return LandmarkSample(image, nowhere, np.zeros(2, np.float32), 0.0, 0.0)
     face = pool.faces[int(rng.integers(0, len(pool.faces)))]
@@ -287,11 +313,23 @@ def landmark_sample(pool: FacePool, size: int, rng: np.random.Generator) -> Land
 
 
 def landmark_batches(
-    pool: FacePool, size: int, batch: int, rng: np.random.Generator
+    pool: FacePool,
+    size: int,
+    batch: int,
+    rng: np.random.Generator,
+    *,
+    negative_share: float = 0.25,
+    hard: Sequence[Picture] = (),
 ) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-    """Endless batches of arrays: image [N, S, S, 3] u8, landmarks, pose, is_face, points_count."""
+    """Endless batches of arrays: image [N, S, S, 3] u8, landmarks, pose, is_face, points_count.
+
+    `hard` may grow while batches are made.
+    """
     while True:
-        samples = [landmark_sample(pool, size, rng) for _ in range(batch)]
+        samples = [
+            landmark_sample(pool, size, rng, negative_share=negative_share, hard=hard)
+            for _ in range(batch)
+        ]
         yield {
             field.name: np.stack([getattr(sample, field.name) for sample in samples]).astype(
                 np.uint8 if field.name == "image" else np.float32

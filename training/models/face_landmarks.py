@@ -54,6 +54,7 @@ class FaceLandmarks(nn.Module):
     """
 
     size = 128  # side of the input crop in pixels
+    centres: torch.Tensor  # [32] of the heat map's cells, in crop pixels
     points = 68
 
     def __init__(self, widths: tuple[int, int, int, int] = (48, 80, 128, 160)) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
@@ -27,6 +29,7 @@ from revisage.training.recipe import section
 __all__ = ["LandmarkTask", "build"]
 
 Batch = Mapping[str, torch.Tensor]
+HARD_SCORE = 0.15  # a crop without a face that scores more is kept to be shown again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Data:
     portraits: tuple[str, ...]  # folders of annotated portraits
     negatives: str = ""  # folder of pictures without people; empty for procedural ones only
     face_px: float = 160.0  # width of the faces in memory
+    negative_share: float = 0.3  # of the samples show no face
+    hard_negatives: int = 2000  # crops that fooled the network are shown again; how many are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +76,21 @@ class LandmarkTask:
         self.weights = loss
         negatives = read_negatives(data.negatives)
         self.pool = FacePool(data.portraits, "train", face_px=data.face_px, negatives=negatives)
+        self.negative_share = data.negative_share
+        self.hard: collections.deque[npt.NDArray[np.uint8]] = collections.deque(
+            maxlen=data.hard_negatives
+        )
         self.held_out = FacePool(data.portraits[:1], "val", face_px=data.face_px)
 
     def batches(self, rng: np.random.Generator, batch: int) -> Iterator[Batch]:
-        for arrays in landmark_batches(self.pool, FaceLandmarks.size, batch, rng):
+        for arrays in landmark_batches(
+            self.pool,
+            FaceLandmarks.size,
+            batch,
+            rng,
+            negative_share=self.negative_share,
+            hard=self.hard,
+        ):
             yield {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
@@ -101,6 +117,8 @@ class LandmarkTask:
         score = functional.binary_cross_entropy_with_logits(summary[:, 0], batch["is_face"])
         off = (summary[:, 1:] - batch["pose"] / 30).abs().mean(dim=1)
         pose = (off * count).sum() / faces
+        fooled = (torch.sigmoid(summary[:, 0]) > HARD_SCORE) & (batch["is_face"] < 0.5)
+        self.hard.extend(batch["image"][fooled].numpy())
         w = self.weights
         total = w.points * points + w.shape * shape + w.score * score + w.pose * pose
         right = ((summary[:, 0] > 0) == (batch["is_face"] > 0.5)).float().mean()
@@ -110,6 +128,7 @@ class LandmarkTask:
             "score": score.item(),
             "pose_degrees": pose.item() * 30,
             "score_right": right.item(),
+            "fooled": fooled.float().mean().item(),
         }
 
     def validate(self, network: torch.nn.Module, out: Path, step: int) -> dict[str, float]:
