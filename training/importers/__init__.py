@@ -141,6 +141,7 @@ def save_imported(imported: Imported, out: str | os.PathLike[str], *, force: boo
     Raises:
         OutputError: the file exists and `force` is not set, or it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     place = Path(out)
@@ -158,8 +159,8 @@ def save_imported(imported: Imported, out: str | os.PathLike[str], *, force: boo
     try:
         save_file(tensors, partial, metadata=metadata)
         os.replace(partial, place)
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{place}: cannot be written ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
     return place

@@ -1,0 +1,509 @@
+"""Importing checkpoints: the parity fixtures load and agree, and nothing hostile ever runs."""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from revisage.errors import CheckpointError, OutputError
+from revisage.training.importers import (
+    from_checkpoint,
+    from_state_dict,
+    read_network,
+    save_imported,
+)
+from revisage.training.importers.checkpoint_reader import (
+    ForeignObject,
+    StoredTensor,
+    read_checkpoint,
+)
+from revisage.training.models.lama import LamaDiscriminator, LamaGenerator
+from revisage.training.models.unetpp import UNetPlusPlus
+from tests.support import shared_folder
+
+
+def small_lama(**changes: Any) -> LamaGenerator:
+    torch.manual_seed(3)
+    arguments: dict[str, Any] = {"ngf": 4, "n_downsampling": 2, "n_blocks": 1, **changes}
+    return LamaGenerator(**arguments).eval()
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A training checkpoint as LaMa's trainer writes it."""
+    state = {f"generator.{k}": v for k, v in small_lama().state_dict().items()}
+    critic = LamaDiscriminator(ndf=4, n_layers=2)
+    state |= {f"discriminator.{k}": v for k, v in critic.state_dict().items()}
+    state["loss_pl.weight"] = torch.zeros(3)
+    path = tmp_path / "last.ckpt"
+    torch.save({"epoch": 3, "state_dict": state, "lr_schedulers": []}, path)
+    return path
+
+
+# --- the published layouts -----------------------------------------------------------------------
+
+
+def fixture_maker() -> tuple[Path, ModuleType]:
+    folder = shared_folder("fixtures", "parity")
+    spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return folder, module
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "given", "expected", "kind"),
+    [
+        ("lama_g_ngf8_b4", "generator", "in0", "out0", LamaGenerator),
+        ("lama_d_ndf8_l3", "discriminator", "real", "pred_real", LamaDiscriminator),
+        ("unetpp_resnext50_c1_32", "net", "in_x", "out_y", UNetPlusPlus),
+    ],
+)
+def test_published_layouts_agree(
+    name: str, part: str, given: str, expected: str, kind: type[nn.Module]
+) -> None:
+    folder, fill = fixture_maker()
+    meta, arrays = fill.load_fixture(str(folder / f"{name}.json"))
+    network = from_state_dict(fill.state_dict_torch(meta, part))
+    assert isinstance(network, kind)
+    assert not network.training
+    with torch.inference_mode():
+        found = network(torch.from_numpy(arrays[given]))
+    found = found[0] if isinstance(found, tuple) else found
+    assert np.abs(found.numpy() - arrays[expected]).max() < 2e-4
+
+
+@pytest.mark.parametrize("form", ["plain", "foreign"])
+def test_real_checkpoint_files_give_the_published_pixels(form: str, tmp_path: Path) -> None:
+    from revisage.training.models.lama import inpaint_reference
+
+    folder = shared_folder("fixtures", "parity")
+    imported = read_network(folder / f"lama_e2e_ngf8_b3.{form}.ckpt")
+    assert imported.architecture == "lama"
+    assert imported.arguments["ngf"] == 8
+    assert imported.arguments["n_blocks"] == 3
+    assert any(key.startswith("discriminator.") for key in imported.ignored)
+    again = from_checkpoint(save_imported(imported, tmp_path / "lama.safetensors"))
+    assert same_weights(again, imported.network)
+    arrays = np.load(folder / "lama_e2e_ngf8_b3.npz")
+    filled = inpaint_reference(again, arrays["image_u8"].transpose(1, 2, 0), arrays["mask_u8"])
+    wanted = arrays["out_u8"].transpose(1, 2, 0)
+    # Truncated, not rounded: a value on the edge of a step may fall to either side.
+    assert np.abs(filled.astype(int) - wanted).max() <= 1
+    assert (filled != wanted).mean() < 1e-3
+
+
+# --- sizes are told from the tensors -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"input_nc": 5, "output_nc": 1},
+        {"ngf": 6, "n_downsampling": 3, "n_blocks": 2},
+        {"n_downsampling": 1},
+        {"n_blocks": 0},
+        {"ratio": 0.5},
+        {"ratio": 0.3},
+        {"n_downsampling": 3, "max_features": 16},
+        {"stem_ratio": 0.25, "down_ratio": 0.25},
+    ],
+)
+def test_every_size_is_recovered(changes: dict[str, Any]) -> None:
+    network = small_lama(**changes)
+    again = from_state_dict(network.state_dict())
+    assert same_weights(network, again)
+    x = torch.rand(1, changes.get("input_nc", 4), 16, 32)
+    with torch.inference_mode():
+        assert torch.equal(network(x), again(x))
+
+
+def test_unetpp_sizes_are_recovered() -> None:
+    torch.manual_seed(0)
+    network = UNetPlusPlus(4, 2, (32, 16)).eval()
+    again = from_state_dict(network.state_dict())
+    assert same_weights(network, again)
+
+
+@pytest.mark.parametrize("prefix", ["generator.", "", "module.generator.", "module."])
+def test_known_prefixes_are_found(prefix: str) -> None:
+    network = small_lama()
+    again = from_state_dict({prefix + k: v for k, v in network.state_dict().items()})
+    assert same_weights(network, again)
+
+
+def test_the_wanted_network_is_taken(checkpoint: Path) -> None:
+    assert isinstance(from_checkpoint(checkpoint), LamaGenerator)
+    assert isinstance(from_checkpoint(checkpoint, "lama_discriminator"), LamaDiscriminator)
+    with pytest.raises(CheckpointError, match="fit no known network"):
+        from_checkpoint(checkpoint, "unetpp")
+    with pytest.raises(CheckpointError, match=r"no network 'x'; known: lama"):
+        from_checkpoint(checkpoint, "x")
+
+
+# --- file formats --------------------------------------------------------------------------------
+
+
+def save_zip(state: Any, path: Path) -> None:
+    torch.save({"state_dict": state}, path)
+
+
+def save_legacy(state: Any, path: Path) -> None:
+    torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
+
+
+def save_bare(state: Any, path: Path) -> None:
+    torch.save(state, path)
+
+
+def save_parameters(state: Any, path: Path) -> None:
+    torch.save(
+        {k: nn.Parameter(v, requires_grad=v.is_floating_point()) for k, v in state.items()}, path
+    )
+
+
+def save_safetensors(state: Any, path: Path) -> None:
+    save_file(dict(state), path)
+
+
+@pytest.mark.parametrize(
+    "save", [save_zip, save_legacy, save_bare, save_parameters, save_safetensors]
+)
+def test_every_format_gives_the_same_network(
+    save: Callable[[Any, Path], None], tmp_path: Path
+) -> None:
+    network = small_lama()
+    save(network.state_dict(), tmp_path / "file.bin")
+    assert same_weights(from_checkpoint(tmp_path / "file.bin"), network)
+
+
+def test_half_precision_becomes_float32(tmp_path: Path) -> None:
+    state = {
+        k: v.half() if v.is_floating_point() else v for k, v in small_lama().state_dict().items()
+    }
+    torch.save(state, tmp_path / "half.pt")
+    network = from_checkpoint(tmp_path / "half.pt")
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_views_and_shared_storages_are_read_as_saved(tmp_path: Path) -> None:
+    base = torch.arange(24.0)
+    views = {
+        "part": base[4:10],
+        "turned": base.view(4, 6).t(),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.zeros(0, 3),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "brain": torch.ones(3, dtype=torch.bfloat16),
+    }
+    for legacy in (False, True):
+        torch.save(views, tmp_path / "v.pt", _use_new_zipfile_serialization=not legacy)
+        content = read_checkpoint(tmp_path / "v.pt").content
+        for name, tensor in views.items():
+            assert isinstance(content[name], StoredTensor)
+            assert torch.equal(content[name].load(), tensor)
+            assert content[name].load().is_contiguous()
+
+
+# --- hostile files -------------------------------------------------------------------------------
+
+
+class Attack:
+    """Runs a command when it is unpickled in the usual way."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.marker}",)
+
+
+class DeepAttack(Attack):
+    """The same through `eval`, and with a state to be set afterwards."""
+
+    def __reduce__(self) -> Any:
+        code = f"open({str(self.marker)!r}, 'w').close() or type('Made', (), {{}})()"
+        return eval, (code,), {"state": 1}
+
+
+@pytest.mark.parametrize("attack", [Attack, DeepAttack])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_pickle_does_not_run(
+    attack: type[Attack], legacy: bool, tmp_path: Path
+) -> None:
+    marker = tmp_path / "executed"
+    network = small_lama()
+    content = {"hyper_parameters": attack(marker), "state_dict": network.state_dict()}
+    torch.save(content, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=not legacy)
+    # It would run if it were loaded in the usual way.
+    torch.load(tmp_path / "evil.ckpt", weights_only=False)
+    assert marker.exists()
+    marker.unlink()
+
+    again = from_checkpoint(tmp_path / "evil.ckpt")
+    assert same_weights(again, network)
+    assert not marker.exists()
+    found = read_checkpoint(tmp_path / "evil.ckpt").content["hyper_parameters"]
+    assert isinstance(found, ForeignObject)
+
+
+def rebuilt_pickle(path: Path, data: bytes) -> Path:
+    """A torch zip file whose data.pkl is `data`."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/data/0", b"\x00" * 16)
+    return path
+
+
+def storage_pickle(
+    shape: tuple[int, ...], count: int, stride: tuple[int, ...] = (1,), offset: int = 0
+) -> bytes:
+    """A text pickle of one float tensor over storage "0", with any description."""
+
+    def numbers(values: tuple[int, ...]) -> str:
+        return "(" + "".join(f"I{value}\n" for value in values) + "t"
+
+    storage = f"(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI{count}\ntQ"
+    arguments = f"({storage}I{offset}\n{numbers(shape)}{numbers(stride)}I00\n(dt"
+    return f"ctorch._utils\n_rebuild_tensor_v2\n{arguments}R.".encode()
+
+
+def test_the_description_of_a_tensor_is_read(tmp_path: Path) -> None:
+    """The maker of the hostile ones below, with honest numbers."""
+    path = rebuilt_pickle(tmp_path / "honest.pt", storage_pickle((2,), 4, (2,), 1))
+    tensor = read_checkpoint(path).content
+    assert isinstance(tensor, StoredTensor)
+    assert torch.equal(tensor.load(), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (storage_pickle((10**12,), 4), "larger than its storage"),
+        (storage_pickle((4,), 4, offset=2), "larger than its storage"),
+        (storage_pickle((2,), 4, stride=(10**6,)), "larger than its storage"),
+        (storage_pickle((-4,), 4), "impossible shape"),
+        (storage_pickle((4,), 1 << 40), "wrong length"),
+        # A memo index of two thousand million would make the C unpickler allocate 32 GB.
+        (b"\x80\x02}r\x00\x00\x00\x7f.", "memo"),
+        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"\x80\x02}", "damaged|truncated"),
+        (b"garbage", "damaged|truncated"),
+        (b"\x80\x02]q\x00h\x05.", "damaged|truncated"),
+        # BUILD on what the pickle may name: nothing of ours can be changed.
+        (b"ctorch\nFloatStorage\n(dS'dtype'\nI1\nsb.", "no tensors"),
+        (b"\x80\x02]" + b"(" * 5000 + b"t" * 5000 + b"a.", "no tensors"),
+    ],
+)
+def test_a_hostile_description_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        from_checkpoint(rebuilt_pickle(tmp_path / "hostile.pt", data))
+
+
+def test_reading_leaves_our_own_classes_unchanged(tmp_path: Path) -> None:
+    data = b"ccollections\nOrderedDict\n(dS'__call__'\nI1\nsb."
+    read_checkpoint(rebuilt_pickle(tmp_path / "hostile.pt", data))
+    made = collections.OrderedDict([("a", 1)])
+    torch.save(made, tmp_path / "good.pt")
+    assert read_checkpoint(tmp_path / "good.pt").content == {"a": 1}
+
+
+def test_compressed_entries_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x00" * (1 << 20))
+    with pytest.raises(CheckpointError, match="compressed"):
+        from_checkpoint(path)
+
+
+def test_a_program_is_refused(tmp_path: Path) -> None:
+    path = rebuilt_pickle(tmp_path / "script.pt", b"\x80\x02}.")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/code/__torch__.py", "import os")
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        from_checkpoint(path)
+
+
+def test_every_kind_of_truncation_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    legacy, safe = tmp_path / "legacy.pt", tmp_path / "file.safetensors"
+    save_legacy(small_lama().state_dict(), legacy)
+    save_safetensors(small_lama().state_dict(), safe)
+    cut = tmp_path / "cut.bin"
+    for source in (checkpoint, legacy, safe):
+        content = source.read_bytes()
+        for share in (0.001, 0.1, 0.5, 0.9, 0.999):
+            cut.write_bytes(content[: int(len(content) * share)])
+            with pytest.raises(CheckpointError, match=r"cut\.bin"):
+                from_checkpoint(cut)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(checkpoint: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    with zipfile.ZipFile(checkpoint) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[largest.header_offset + 400] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"damaged|truncated"):
+        from_checkpoint(checkpoint)
+
+
+def test_random_bytes_in_a_good_file_never_do_more_than_fail(
+    checkpoint: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    with zipfile.ZipFile(checkpoint) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        data = archive.read(name)
+    refused = 0
+    for _ in range(60):
+        changed = bytearray(data)
+        for place in rng.integers(0, len(data), 4):
+            changed[place] = rng.integers(0, 256)
+        try:
+            from_checkpoint(rebuilt_pickle(tmp_path / "fuzz.pt", bytes(changed)))
+        except CheckpointError:
+            refused += 1
+    assert refused == 60  # its storages are missing, so none can be complete
+
+
+# --- clear refusals ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"hello", "not a checkpoint"),
+        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 100, "not a checkpoint"),
+        (pickle.dumps({"a": 1}), "a pickle that torch did not write"),
+        (struct.pack("<Q", 1 << 60) + b"{}", "safetensors"),
+        (struct.pack("<Q", 2) + b"{x", "safetensors"),
+    ],
+    ids=["empty", "text", "picture", "pickle", "huge header", "bad header"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        from_checkpoint(path)
+
+
+def test_a_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "office.docx", "w") as archive:
+        archive.writestr("word/document.xml", "<a/>")
+    with pytest.raises(CheckpointError, match=r"without torch's data\.pkl"):
+        from_checkpoint(tmp_path / "office.docx")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        from_checkpoint(tmp_path / "nothing.ckpt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        from_checkpoint(tmp_path)
+
+
+def test_keys_that_do_not_fit_are_listed() -> None:
+    state = small_lama().state_dict()
+    head = max(k for k in state if k.endswith("bias") and state[k].shape == (3,))
+    missing = {k: v for k, v in state.items() if k != head}
+    with pytest.raises(CheckpointError, match=f"missing keys: {head}"):
+        from_state_dict(missing)
+    with pytest.raises(CheckpointError, match=r"unknown keys: surprise\.weight"):
+        from_state_dict({**state, "surprise.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"wrong shapes: .*\[5\] instead of \[3\]"):
+        from_state_dict({**state, head: torch.zeros(5)})
+    many = {f"surprise.{i:02}": torch.zeros(1) for i in range(20)}
+    with pytest.raises(CheckpointError, match=r"surprise\.07 and 12 more"):
+        from_state_dict({**state, **many})
+
+
+def test_counters_that_old_versions_did_not_store_may_be_missing() -> None:
+    state = small_lama().state_dict()
+    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    assert len(old) < len(state)
+    assert same_weights(from_state_dict(old), small_lama())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(bad: float) -> None:
+    state = small_lama().state_dict()
+    state["model.1.ffc.convl2l.weight"][0, 0, 0, 0] = bad
+    with pytest.raises(CheckpointError, match="not finite"):
+        from_state_dict(state)
+
+
+def test_absurd_sizes_are_refused_before_memory_is_taken() -> None:
+    state: dict[str, Any] = {k: v.to("meta") for k, v in small_lama().state_dict().items()}
+    state["model.1.ffc.convl2l.weight"] = torch.empty(1 << 20, 1 << 20, 7, 7, device="meta")
+    with pytest.raises(CheckpointError, match="lama"):
+        from_state_dict(state)
+
+
+def test_nothing_known(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="fit no known network"):
+        from_state_dict({"a.weight": torch.zeros(2)})
+    torch.save({"epoch": 1}, tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match=r"none\.pt: it holds no tensors"):
+        from_checkpoint(tmp_path / "none.pt")
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_the_written_file_says_what_it_is(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lama.safetensors"
+    imported = read_network(checkpoint)
+    assert save_imported(imported, out) == out
+    with safe_open(out, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["architecture"] == "lama"
+    assert LamaGenerator(**json.loads(metadata["arguments"])).state_dict().keys() == (
+        imported.network.state_dict().keys()
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lama.safetensors", "last.ckpt"]
+    with pytest.raises(OutputError, match="--force"):
+        save_imported(imported, out)
+    save_imported(imported, out, force=True)
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_imported(imported, tmp_path / "no" / "folder.safetensors")
+
+
+def test_the_command_imports_and_refuses(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from revisage.cli import main
+
+    out = tmp_path / "lama.safetensors"
+    assert main(["import", str(checkpoint), "-o", str(out)]) == 0
+    assert "lama (input_nc=4" in capsys.readouterr().out
+    assert same_weights(from_checkpoint(out), small_lama())
+    assert main(["import", str(checkpoint), "-o", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    (tmp_path / "bad.ckpt").write_bytes(io.BytesIO(b"no checkpoint").getvalue())
+    assert main(["import", str(tmp_path / "bad.ckpt"), "-o", str(tmp_path / "x.safetensors")]) == 2
+    assert "not a checkpoint" in capsys.readouterr().err
+    assert main(["import", str(checkpoint), "-o", str(tmp_path / "x.onnx")]) == 2
