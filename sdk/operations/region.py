@@ -6,11 +6,22 @@ All sizes are fractions of the distance between the eye centres, so they fit eve
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["dilate", "erode", "fill_polygon", "remove_specks", "skin_region", "soften_inside"]
+__all__ = [
+    "box_mean",
+    "convex_hull",
+    "dilate",
+    "erode",
+    "fill_polygon",
+    "label_components",
+    "lengths_and_widths",
+    "skin_region",
+    "soften_inside",
+]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -110,12 +121,88 @@ def _box_sum(values: npt.NDArray[np.int64], radius: int, axis: int) -> npt.NDArr
     return np.asarray(ahead - behind)
 
 
-def remove_specks(region: BoolArray, radius: int, least: int) -> BoolArray:
-    """The region without pixels that have fewer than `least` of it in a window around them."""
-    total = region.astype(np.int64)
+def label_components(region: BoolArray) -> tuple[npt.NDArray[np.int32], int]:
+    """Number the 8-connected parts of a region.
+
+    Runs of pixels in a row are joined to those they touch in the row above (union-find on runs:
+    He et al. 2008, "A run-based two-scan labeling algorithm").
+
+    Returns:
+        [H, W] with 0 outside and 1..count inside, and count.
+    """
+    height, width = region.shape
+    edges = np.diff(np.pad(region, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]  # one past the last pixel; as many, in the same order
+    first_of_row = np.searchsorted(rows, np.arange(height + 1))
+    parents = list(range(len(rows)))
+
+    def root(run: int) -> int:
+        while parents[run] != run:
+            parents[run] = parents[parents[run]]
+            run = parents[run]
+        return run
+
+    for row in range(1, height):
+        above, above_end = int(first_of_row[row - 1]), int(first_of_row[row])
+        for run in range(above_end, int(first_of_row[row + 1])):
+            while above < above_end and ends[above] < starts[run]:
+                above += 1
+            touching = above
+            while touching < above_end and starts[touching] <= ends[run]:
+                parents[root(run)] = root(touching)
+                touching += 1
+            above = max(above, touching - 1)  # the last one may touch the next run, too
+    roots = np.array([root(run) for run in range(len(rows))], dtype=np.int64)
+    found, numbers = np.unique(roots, return_inverse=True)
+    labels = np.zeros((height, width + 1), dtype=np.int32)
+    labels[rows, starts] = numbers + 1
+    np.subtract.at(labels, (rows, ends), (numbers + 1).astype(np.int32))
+    return np.cumsum(labels, axis=1, dtype=np.int32)[:, :width], len(found)
+
+
+def lengths_and_widths(
+    labels: npt.NDArray[np.int32], count: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Length and width of each part in pixels: of the ellipse-like bar with its second moments.
+
+    Returns:
+        Two arrays [count]; part n of `label_components` is at n - 1.
+    """
+    rows, columns = np.nonzero(labels)
+    which = labels[rows, columns]
+
+    def mean(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        sums = np.bincount(which, weights=values, minlength=count + 1)[1:]
+        return np.asarray(sums / np.maximum(np.bincount(which, minlength=count + 1)[1:], 1))
+
+    x, y = columns.astype(np.float64), rows.astype(np.float64)
+    # A pixel is a square of side 1: it has a second moment of 1/12 itself.
+    xx = mean(x * x) - mean(x) ** 2 + 1 / 12
+    yy = mean(y * y) - mean(y) ** 2 + 1 / 12
+    xy = mean(x * y) - mean(x) * mean(y)
+    middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    # A bar of length L has the second moment L * L / 12 along itself.
+    return np.sqrt(12 * (middle + spread)), np.sqrt(12 * np.maximum(middle - spread, 0.0))
+
+
+def box_mean(values: npt.NDArray[Any], weights: BoolArray, radius: int) -> FloatArray:
+    """Mean of [H, W, C] over the weighted pixels of a square window; 0 where it has none."""
+    share = _box_blur(weights[:, :, None].astype(np.float64), radius)
+    total = _box_blur(np.where(weights[:, :, None], values, 0.0).astype(np.float64), radius)
+    return np.where(share > 0.5, total / np.maximum(share, 0.5), 0.0).astype(np.float32)
+
+
+def _box_blur(values: npt.NDArray[np.float64], radius: int) -> npt.NDArray[np.float64]:
+    """Sums over a (2 radius + 1)^2 window of [H, W, C]; nothing lies beyond the border."""
     for axis in (0, 1):
-        total = _box_sum(total, radius, axis)
-    return region & (total >= least)
+        pad = [(0, 0)] * values.ndim
+        pad[axis] = (radius + 1, radius)
+        sums = np.cumsum(np.pad(values, pad), axis=axis)
+        length = values.shape[axis]
+        ahead = np.take(sums, np.arange(2 * radius + 1, 2 * radius + 1 + length), axis=axis)
+        values = ahead - np.take(sums, np.arange(length), axis=axis)
+    return values
 
 
 def skin_region(landmarks: npt.ArrayLike, size: int) -> BoolArray:

@@ -16,7 +16,8 @@ from revisage.alignment import square_matrix, transform_points
 from revisage.edit import Edit
 from revisage.errors import BundleError
 from revisage.operations import Network
-from revisage.operations.region import dilate, remove_specks, skin_region, soften_inside
+from revisage.operations.folds import keep_folds, spectacle_region, wears_spectacles
+from revisage.operations.region import dilate, skin_region, soften_inside
 from revisage.operations.square import sample_square
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ BoolArray = npt.NDArray[np.bool_]
 # Pixels of a 512 px square; other squares scale them.
 _SHOULDER = 4.0  # a wrinkle shades the skin on both sides of its line
 _FEATHER = 2  # soft edge, inside the hole
-_SPECK_WINDOW = 6
-_SPECK_LEAST = 12  # pixels of wrinkle in the window that a pixel of a line has around it
 
 
 class Wrinkles:
@@ -74,7 +73,7 @@ class Wrinkles:
             probability = self._segmenter.infer({"image": _planes(square)})["probability"][0, 0]
         with stopwatch.stage("mask"):
             landmarks = transform_points(matrix, face.landmarks)
-            hole = wrinkle_hole(probability, self.threshold, landmarks)
+            hole = wrinkle_hole(probability, self.threshold, square, landmarks)
             scale = self.size / 512
             mask = soften_inside(hole, max(1, round(_FEATHER * scale)))
         with stopwatch.stage("fill"):
@@ -91,20 +90,22 @@ class Wrinkles:
         return np.clip(np.asarray(filled[0], dtype=np.float32).transpose(1, 2, 0), 0.0, 1.0)
 
 
-def wrinkle_hole(probability: npt.NDArray[Any], threshold: float, landmarks: Any) -> BoolArray:
+def wrinkle_hole(
+    probability: npt.NDArray[Any], threshold: float, square: FloatArray, landmarks: Any
+) -> BoolArray:
     """What to fill: wrinkles with their shoulders, on skin only.
 
     Args:
         probability: [S, S] of a pixel to be wrinkle.
+        square: [S, S, 3] RGB in [0, 1].
         landmarks: [68, 2] in pixels of the square.
     """
     size = probability.shape[0]
-    scale = size / 512
     allowed = skin_region(landmarks, size)
-    found = (probability > threshold) & allowed
-    window, least = max(1, round(_SPECK_WINDOW * scale)), max(1, round(_SPECK_LEAST * scale))
-    lines = remove_specks(found, window, least)
-    return np.asarray(dilate(lines, _SHOULDER * scale) & allowed)
+    if wears_spectacles(square, landmarks):
+        allowed &= ~spectacle_region(landmarks, size)
+    folds = keep_folds((probability > threshold) & allowed, square)
+    return np.asarray(dilate(folds, _SHOULDER * size / 512) & allowed)
 
 
 def _planes(square: FloatArray) -> FloatArray:

@@ -13,12 +13,14 @@ from PIL import Image
 import revisage as rv
 from revisage.alignment import square_matrix, transform_points
 from revisage.errors import BundleError, DeviceError, NoFaceError, OptionError, ShapeError
+from revisage.operations.folds import keep_folds, spectacle_region, wears_spectacles
 from revisage.operations.region import (
     convex_hull,
     dilate,
     erode,
     fill_polygon,
-    remove_specks,
+    label_components,
+    lengths_and_widths,
     skin_region,
     soften_inside,
 )
@@ -370,13 +372,84 @@ def test_soft_edges_stay_inside(width: int) -> None:
     assert edge[-1] == 1.0
 
 
-def test_specks_go_and_lines_stay() -> None:
-    region = np.zeros((60, 60), bool)
-    region[10, 10:50] = True
-    region[40:42, 40:42] = True
-    kept = remove_specks(region, 6, 12)
-    assert kept[10, 16:44].all()
-    assert not kept[30:].any()
+def test_parts_are_numbered_as_scipy_does(rng: np.random.Generator) -> None:
+    from scipy import ndimage
+
+    for density in (0.05, 0.3, 0.45, 0.6):
+        region = rng.random((70, 90)) < density
+        labels, count = label_components(region)
+        expected, expected_count = ndimage.label(region, np.ones((3, 3)))
+        assert count == expected_count
+        pairs = {(int(a), int(b)) for a, b in zip(labels.flat, expected.flat, strict=True)}
+        assert len(pairs) == count + 1  # one to one
+    assert label_components(np.zeros((4, 4), bool))[1] == 0
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(1, 0), (0, 1), (1, 1), (3, -1)])
+def test_length_and_width_of_a_bar(dx: int, dy: int) -> None:
+    y, x = np.mgrid[0:200, 0:200].astype(float)
+    norm = np.hypot(dx, dy)
+    along = ((x - 100) * dx + (y - 100) * dy) / norm
+    across = ((x - 100) * -dy + (y - 100) * dx) / norm
+    bar = (np.abs(along) <= 40) & (np.abs(across) <= 5)
+    labels, count = label_components(bar)
+    lengths, widths = lengths_and_widths(labels, count)
+    assert lengths[0] == pytest.approx(80, abs=2)
+    assert widths[0] == pytest.approx(10, abs=1.5)
+
+
+SKIN = np.array([0.75, 0.55, 0.45])
+
+
+def test_folds_are_kept_and_spots_hair_and_frames_are_not() -> None:
+    square = np.broadcast_to(SKIN, (512, 512, 3)).astype(np.float32).copy()
+    marks = {
+        "fold": ((100, 104, 60, 140), SKIN * (0.85, 0.8, 0.76)),
+        "mole": ((200, 209, 60, 69), SKIN * (0.8, 0.75, 0.7)),
+        "frame": ((300, 304, 60, 140), np.array([0.08, 0.08, 0.08])),
+        "gray hair": ((400, 403, 60, 140), np.array([0.55, 0.5, 0.48])),
+        "speck": ((450, 452, 60, 63), SKIN * 0.85),
+    }
+    found = np.zeros((512, 512), bool)
+    for (y0, y1, x0, x1), colour in marks.values():
+        square[y0:y1, x0:x1] = colour
+        found[y0:y1, x0:x1] = True
+    kept = keep_folds(found, square)
+    (y0, y1, x0, x1), _ = marks["fold"]
+    expected = np.zeros_like(found)
+    expected[y0:y1, x0:x1] = True
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(keep_folds(found[::-1], square[::-1]), expected[::-1])
+    nothing = np.zeros_like(found)
+    np.testing.assert_array_equal(keep_folds(nothing, square), nothing)
+
+
+def test_spectacles_are_seen_on_the_nose_and_their_band_is_left_alone() -> None:
+    points = average_landmarks()
+    square = np.broadcast_to(SKIN, (512, 512, 3)).astype(np.float32).copy()
+    square += np.linspace(-0.1, 0.1, 512, dtype=np.float32)[:, None, None]  # shading
+    assert not wears_spectacles(square, points)
+    everywhere = np.ones((512, 512))
+    bare = wrinkle_hole(everywhere, 0.5, square, points)
+    square[250:256, 150:362] = 0.1
+    assert wears_spectacles(square, points)
+    band = spectacle_region(points, 512)
+    assert bare[band].any()
+    worn = wrinkle_hole(everywhere, 0.5, square, points)
+    assert not worn[band].any()
+    assert worn[~band].any()
+
+
+@pytest.mark.parametrize("factor", [0.2, 1.0, 1.3])
+def test_exposure_does_not_matter_to_folds_and_spectacles(factor: float) -> None:
+    """What is judged on a dark skin is judged as on a light one."""
+    points = average_landmarks()
+    square = np.broadcast_to(SKIN * factor, (512, 512, 3)).astype(np.float32).copy()
+    square[100:104, 60:140] *= 0.8
+    found = np.zeros((512, 512), bool)
+    found[100:104, 60:140] = True
+    np.testing.assert_array_equal(keep_folds(found, square), found)
+    assert not wears_spectacles(square, points)
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.5, -2.0])
@@ -385,7 +458,8 @@ def test_only_skin_is_ever_touched(turn: float) -> None:
     face = face_at(400, 380, 600, turn)
     matrix = square_matrix(face.landmarks, 512)
     points = transform_points(matrix, face.landmarks)
-    hole = wrinkle_hole(np.ones((512, 512)), 0.5, points)
+    plain = np.full((512, 512, 3), 0.5, np.float32)
+    hole = wrinkle_hole(np.ones((512, 512)), 0.5, plain, points)
     skin = skin_region(points, 512)
     assert not hole[~skin].any()
     assert 0.15 < skin.mean() < 0.4
