@@ -131,6 +131,13 @@ def cuda_description(name: str, array: Any) -> tuple[tuple[int, ...], np.dtype[A
         raise ShapeError(f"{name} has a broken __cuda_array_interface__: {error}") from error
 
 
+def shape_of(name: str, array: Any, device: str) -> tuple[int, ...]:
+    """Shape of an array of any library."""
+    if device == "cpu":
+        return tuple(int(n) for n in np.shape(array))
+    return cuda_description(name, array)[0]
+
+
 def describe(
     name: str, array: Any, device: str, allowed: Sequence[str]
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -19,7 +19,7 @@ from revisage.errors import DeviceError, OptionError
 HAS_NATIVE = importlib.util.find_spec("revisage.kernels._native") is not None
 
 if HAS_NATIVE or TYPE_CHECKING:
-    from revisage.kernels import _native
+    from revisage.kernels import _native as _native
 
 Impl = Literal["native", "reference"]
 

@@ -84,9 +84,7 @@ def composite(
         DeviceError: arrays on different devices, or on one that cannot run here.
     """
     device = _arrays.device_of("original", original)
-    shape = (
-        np.shape(original) if device == "cpu" else _arrays.cuda_description("original", original)[0]
-    )
+    shape = _arrays.shape_of("original", original, device)
     out: A = _arrays.new_output(original, shape, device)
     composite_into(
         out, original, delta, mask, matrix, strength, threads=threads, impl=impl, stream=stream

@@ -60,7 +60,7 @@ def feature_blend(
         DeviceError: arrays on different devices, or on one that cannot run here.
     """
     device = _arrays.device_of("style", style)
-    shape = np.shape(style) if device == "cpu" else _arrays.cuda_description("style", style)[0]
+    shape = _arrays.shape_of("style", style, device)
     out: A = _arrays.new_output(style, shape, device)
     feature_blend_into(
         out,

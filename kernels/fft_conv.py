@@ -59,8 +59,8 @@ def fft_conv(
         DeviceError: arrays on different devices, or on one that cannot run here.
     """
     device = _arrays.common_device({"x": x, "weight": weight})
-    shape = np.shape(x) if device == "cpu" else _arrays.cuda_description("x", x)[0]
-    rows = np.shape(weight) if device == "cpu" else _arrays.cuda_description("weight", weight)[0]
+    shape = _arrays.shape_of("x", x, device)
+    rows = _arrays.shape_of("weight", weight, device)
     _arrays.check_shape("x", shape, ("N", "C", "H", "W"))
     _arrays.check_shape("weight", rows, ("2D", 2 * shape[1]))
     out: A = _arrays.new_output(x, (shape[0], rows[0] // 2, *shape[2:]), device)

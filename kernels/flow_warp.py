@@ -93,7 +93,7 @@ def flow_warp(
         DeviceError: arrays on different devices, or on one that cannot run here.
     """
     device = _arrays.device_of("image", image)
-    shape = np.shape(image) if device == "cpu" else _arrays.cuda_description("image", image)[0]
+    shape = _arrays.shape_of("image", image, device)
     _, _, _, _, axis = _split_shape(shape, layout)
     rows, columns = _checked_size(size, (shape[axis], shape[axis + 1]))
     out: A = _arrays.new_output(image, (*shape[:axis], rows, columns, *shape[axis + 2 :]), device)
@@ -139,7 +139,7 @@ def flow_warp_into(
         flow = None if flow is None else _arrays.host_input("flow", flow, ("float32",))
     shape, dtype = _arrays.describe("image", image, device, _SAMPLES)
     batch, _, _, _, axis = _split_shape(shape, layout)
-    out_shape = np.shape(out) if device == "cpu" else _arrays.cuda_description("out", out)[0]
+    out_shape = _arrays.shape_of("out", out, device)
     if len(out_shape) != len(shape):
         raise ShapeError(f"out must have {len(shape)} axes like image, got {list(out_shape)}")
     rows, columns = _checked_size((out_shape[axis], out_shape[axis + 1]), (0, 0))
@@ -267,7 +267,7 @@ def _split_position(position: HostArray) -> tuple[HostArray, HostArray]:
 
 def _mix(first: HostArray, second: HostArray, fraction: HostArray) -> HostArray:
     mixed = first * (np.float32(1) - fraction) + second * fraction
-    return np.where(fraction == 0, first, mixed)
+    return np.asarray(np.where(fraction == 0, first, mixed))
 
 
 def _fold(index: HostArray, size: int, padding: str) -> HostArray:
@@ -276,7 +276,7 @@ def _fold(index: HostArray, size: int, padding: str) -> HostArray:
         return index.clip(0, size - 1)
     period = 2 * (size - 1)
     folded = np.mod(index, period)
-    return np.minimum(folded, period - folded)
+    return np.asarray(np.minimum(folded, period - folded))
 
 
 def _upsample_flow(flow: HostArray, rows: int, columns: int) -> HostArray:

@@ -73,8 +73,7 @@ Array borrow_cuda(const char* name, const py::object& object) {
 Array borrow(const char* name, const py::object& object) {
   if (py::isinstance<py::array>(object)) return borrow_numpy(name, object);
   if (py::hasattr(object, "__cuda_array_interface__")) return borrow_cuda(name, object);
-  throw ShapeError(std::string(name) +
-                   " must be a NumPy array or have __cuda_array_interface__");
+  throw ShapeError(std::string(name) + " must be a NumPy array or have __cuda_array_interface__");
 }
 
 Affine to_affine(const py::tuple& matrix) {

@@ -34,8 +34,8 @@ void register_flow_warp(py::module_& module) {
         if (matrix) affine = to_affine(*matrix);
         const Padding parsed = parse_padding(padding);
         const py::gil_scoped_release unlocked;
-        flow_warp(out_array, image_array, flow ? &flow_array : nullptr,
-                  matrix ? &affine : nullptr, parsed, interleaved, {threads, stream});
+        flow_warp(out_array, image_array, flow ? &flow_array : nullptr, matrix ? &affine : nullptr,
+                  parsed, interleaved, {threads, stream});
       },
       py::arg("out"), py::arg("image"), py::arg("flow").none(true), py::arg("matrix").none(true),
       py::arg("padding"), py::arg("interleaved"), py::arg("threads"), py::arg("stream"));

@@ -36,8 +36,7 @@ class PackedEdit {
   PackedEdit(const CompositeTask& task, std::int64_t first_channel, int threads)
       : stride_(task.columns + 2),
         pixels_(new Float4[static_cast<std::size_t>((task.rows + 2) * stride_)]) {
-    const std::int64_t used =
-        std::min<std::int64_t>(kGroup, task.delta_channels - first_channel);
+    const std::int64_t used = std::min<std::int64_t>(kGroup, task.delta_channels - first_channel);
     const std::int64_t lines = task.rows + 2;
     parallel_for(lines, resolve_threads(threads, lines / 64), [&](std::int64_t line, int) {
       Float4* to = pixels_.get() + line * stride_;

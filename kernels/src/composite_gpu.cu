@@ -53,8 +53,7 @@ __global__ void composite_kernel(CompositeTask task) {
     const Sample* before = static_cast<const Sample*>(task.original) + pixel;
     Sample* after = static_cast<Sample*>(task.out) + pixel;
     for (std::int64_t k = 0; k < task.delta_channels; ++k) {
-      const float change =
-          task.strength * (mask * taps.sample(task.delta, task.delta_channels, k));
+      const float change = task.strength * (mask * taps.sample(task.delta, task.delta_channels, k));
       apply_change(before[k], after[k], change);
     }
   }

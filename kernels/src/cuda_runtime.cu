@@ -64,9 +64,10 @@ CudaDeviceGuard::CudaDeviceGuard(const void* pointer) {
   cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, attributes.device),
              "asking for the compute capability");
   if (!has_code_for(major)) {
-    throw DeviceError("this Revisage holds no code for the CUDA device of the arrays (compute "
-                      "capability " + std::to_string(major) +
-                      ".x); it supports 8.0 to 10.x and 12.0 on");
+    throw DeviceError(
+        "this Revisage holds no code for the CUDA device of the arrays (compute "
+        "capability " +
+        std::to_string(major) + ".x); it supports 8.0 to 10.x and 12.0 on");
   }
   cuda_check(cudaSetDevice(attributes.device), "selecting the arrays' device");
 }

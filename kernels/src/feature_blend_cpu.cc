@@ -8,8 +8,8 @@
 namespace revisage {
 namespace {
 
-// Pixels whose spatial mask is computed once and used for all channels; long enough for the hardware
-// prefetchers, which stop at every page, to settle on each plane.
+// Pixels whose spatial mask is computed once and used for all channels; long enough for the
+// hardware prefetchers, which stop at every page, to settle on each plane.
 constexpr std::int64_t kPixelsPerTask = 8192;
 
 // Entry 0 of a softmax over two logits, as a sigmoid that cannot overflow.

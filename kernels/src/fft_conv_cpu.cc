@@ -48,8 +48,8 @@ class FourierUnit {
         frequencies_((task.width / 2 + 1) * task.height) {
     threads_ = resolve_threads(threads, task.batch * std::max(in_blocks_, out_blocks_) * 4);
     // As many images at once as give every thread some blocks.
-    group_ = std::clamp<std::int64_t>(4 * threads_ / std::min(in_blocks_, out_blocks_), 1,
-                                      task.batch);
+    group_ =
+        std::clamp<std::int64_t>(4 * threads_ / std::min(in_blocks_, out_blocks_), 1, task.batch);
     const std::int64_t packed_columns = round_up(columns_, kernels_.gemm_columns);
     const int largest = std::max(across_->plan.largest_radix, down_->plan.largest_radix);
     scratch_size_ = fourier_scratch(task.height, task.width, largest);
@@ -127,8 +127,7 @@ class FourierUnit {
 
   void forward(std::int64_t first, std::int64_t image, std::int64_t index, int slot) {
     const std::int64_t plane = task_.height * task_.width;
-    const float* planes =
-        task_.x + ((first + image) * task_.in_channels + index * kLanes) * plane;
+    const float* planes = task_.x + ((first + image) * task_.in_channels + index * kLanes) * plane;
     kernels_.forward(block(task_.in_channels, index, depth_, slot), planes,
                      spectrum_ + image * frequencies_ * depth_ + index * 2 * kLanes);
   }
@@ -151,8 +150,7 @@ class FourierUnit {
     float* planes = task_.out + ((first + image) * task_.out_channels + index * kLanes) * plane;
     const auto factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(plane)));
     kernels_.inverse(block(task_.out_channels, index, columns_, slot),
-                     mixed_ + image * frequencies_ * columns_ + index * 2 * kLanes, planes,
-                     factor);
+                     mixed_ + image * frequencies_ * columns_ + index * 2 * kLanes, planes, factor);
   }
 
   const FftConvTask& task_;

@@ -100,8 +100,7 @@ __global__ void mix_channels(const float* weight, const float* scale, const floa
     const float* from = spectrum + n * in_rows * frequencies;
     float sum = 0.0f;
     for (std::int64_t k = 0; k < in_rows; k += kTile) {
-      weights[ty][tx] =
-          row < out_rows && k + tx < in_rows ? weight[row * in_rows + k + tx] : 0.0f;
+      weights[ty][tx] = row < out_rows && k + tx < in_rows ? weight[row * in_rows + k + tx] : 0.0f;
       values[ty][tx] =
           k + ty < in_rows && f < frequencies ? from[(k + ty) * frequencies + f] : 0.0f;
       __syncthreads();

@@ -46,11 +46,11 @@ inline int64_t fourier_scratch(int64_t height, int64_t width, int64_t largest_ra
 }
 
 struct GemmBlock {
-  const float* spectrum;  // [rows][depth]
-  const float* weights;   // [column blocks][depth][gemm_columns]
-  const float* scale;     // [columns]
-  const float* shift;     // [columns]
-  float* out;             // [rows][columns]
+  const float* spectrum;         // [rows][depth]
+  const float* weights;          // [column blocks][depth][gemm_columns]
+  const float* scale;            // [columns]
+  const float* shift;            // [columns]
+  float* out;                    // [rows][columns]
   int64_t rows, depth, columns;  // columns: a multiple of 16
 };
 

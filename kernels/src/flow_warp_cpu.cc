@@ -32,8 +32,8 @@ struct FlowColumn {
 class Warp {
  public:
   explicit Warp(const FlowWarpTask& task) : task_(task) {
-    upsampled_ = task.flow != nullptr &&
-                 (task.flow_rows != task.rows || task.flow_columns != task.columns);
+    upsampled_ =
+        task.flow != nullptr && (task.flow_rows != task.rows || task.flow_columns != task.columns);
     if (!upsampled_) return;
     flow_columns_.resize(static_cast<std::size_t>(task.columns));
     for (std::int64_t x = 0; x < task.columns; ++x) {
@@ -95,8 +95,8 @@ class Warp {
   }
 
   // Taps of output pixel i of the chunk, for a position relative to (x, y).
-  void place(Chunk& chunk, std::int64_t i, SplitPosition across, SplitPosition down,
-             std::int64_t x, std::int64_t y) const {
+  void place(Chunk& chunk, std::int64_t i, SplitPosition across, SplitPosition down, std::int64_t x,
+             std::int64_t y) const {
     const std::int64_t left = across.whole + x, top = down.whole + y;
     chunk.fx[i] = across.fraction;
     chunk.fy[i] = down.fraction;
@@ -113,8 +113,7 @@ class Warp {
       const std::int64_t column = left + (tap & 1), row = top + (tap >> 1);
       chunk.offset[tap][i] = fold_index(row, task_.height, task_.padding) * task_.width +
                              fold_index(column, task_.width, task_.padding);
-      const bool inside =
-          column >= 0 && column < task_.width && row >= 0 && row < task_.height;
+      const bool inside = column >= 0 && column < task_.width && row >= 0 && row < task_.height;
       if (task_.padding == Padding::zero && !inside) {
         chunk.outside[i] |= static_cast<std::uint8_t>(1 << tap);
       }

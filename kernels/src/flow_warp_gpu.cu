@@ -21,8 +21,7 @@ __device__ float2 flow_at(const FlowWarpTask& task, const float* flow, std::int6
   const SplitPosition down = upsampled_position(y, task.rows, task.flow_rows);
   const std::int64_t right =
       across.whole + 1 < task.flow_columns ? across.whole + 1 : task.flow_columns - 1;
-  const std::int64_t below =
-      down.whole + 1 < task.flow_rows ? down.whole + 1 : task.flow_rows - 1;
+  const std::int64_t below = down.whole + 1 < task.flow_rows ? down.whole + 1 : task.flow_rows - 1;
   const float2 a = vector(down.whole * task.flow_columns + across.whole);
   const float2 b = vector(down.whole * task.flow_columns + right);
   const float2 c = vector(below * task.flow_columns + across.whole);
@@ -60,8 +59,7 @@ __global__ void flow_warp_kernel(FlowWarpTask task) {
     }
     const Sample* taps[4];
     bool inside[4];
-    const Sample* image =
-        static_cast<const Sample*>(task.image) + n * image_pixels * task.channels;
+    const Sample* image = static_cast<const Sample*>(task.image) + n * image_pixels * task.channels;
     for (int t = 0; t < 4; ++t) {
       const std::int64_t column = across.whole + (t & 1), row = down.whole + (t >> 1);
       inside[t] = task.padding != Padding::zero ||
@@ -70,8 +68,8 @@ __global__ void flow_warp_kernel(FlowWarpTask task) {
                          fold_index(column, task.width, task.padding)) *
                             pixel_stride;
     }
-    Sample* out = static_cast<Sample*>(task.out) + n * out_pixels * task.channels +
-                  pixel * pixel_stride;
+    Sample* out =
+        static_cast<Sample*>(task.out) + n * out_pixels * task.channels + pixel * pixel_stride;
     for (std::int64_t c = 0; c < task.channels; ++c) {
       float value[4];
       for (int t = 0; t < 4; ++t) {

@@ -12,12 +12,12 @@ struct FlowWarpTask {
   const void* image;
   DType dtype;
   std::int64_t batch, channels;
-  std::int64_t height, width;        // of image
-  std::int64_t rows, columns;        // of out
-  bool interleaved;                  // HWC; else CHW
-  const float* flow;                 // [flow_batch, flow_rows, flow_columns, 2], or null
+  std::int64_t height, width;  // of image
+  std::int64_t rows, columns;  // of out
+  bool interleaved;            // HWC; else CHW
+  const float* flow;           // [flow_batch, flow_rows, flow_columns, 2], or null
   std::int64_t flow_batch, flow_rows, flow_columns;
-  Affine matrix;                     // used where flow is null
+  Affine matrix;  // used where flow is null
   Padding padding;
 };
 
@@ -56,13 +56,13 @@ REVISAGE_HOST_DEVICE inline float mix(float first, float second, float fraction)
   return fraction == 0.0f ? first : first * (1.0f - fraction) + second * fraction;
 }
 
-// Position `index` of `count` in a flow of `size`, with half-pixel centres (Note [Flow upsampling]).
-REVISAGE_HOST_DEVICE inline SplitPosition upsampled_position(std::int64_t index,
-                                                             std::int64_t count,
+// Position `index` of `count` in a flow of `size`, with half-pixel centres (Note [Flow
+// upsampling]).
+REVISAGE_HOST_DEVICE inline SplitPosition upsampled_position(std::int64_t index, std::int64_t count,
                                                              std::int64_t size) {
-  double at = (static_cast<double>(index) + 0.5) * static_cast<double>(size) /
-                  static_cast<double>(count) -
-              0.5;
+  double at =
+      (static_cast<double>(index) + 0.5) * static_cast<double>(size) / static_cast<double>(count) -
+      0.5;
   const double last = static_cast<double>(size - 1);
   at = at < 0.0 ? 0.0 : (at > last ? last : at);
   return split_position(at);
