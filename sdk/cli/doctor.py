@@ -65,9 +65,12 @@ def _packages() -> int:
 
 
 def _kernels() -> int:
-    from revisage import kernels
-
     print("Kernels")
+    try:
+        from revisage import kernels
+    except ImportError as error:
+        _line("FAIL", "kernels", f"cannot be imported ({error}): reinstall Revisage")
+        return 1
     if kernels.HAS_NATIVE:
         _line("ok", "native", f"built; devices: {', '.join(kernels.available_devices())}")
         return 0

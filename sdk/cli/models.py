@@ -91,6 +91,11 @@ def _verify(given: list[Path]) -> int:
         except RevisageError as error:
             failed += 1
             print(f"{folder.name}: FAILED: {error}")
+            continue
+        if ran:
+            print(f"{bundle.name}: digests match, certified output on {', '.join(ran)}")
         else:
-            print(f"{bundle.name}: digests match, certified output on {', '.join(ran) or 'none'}")
+            failed += 1
+            engines = ", ".join(bundle.manifest.tolerances) or "-"
+            print(f"{bundle.name}: FAILED: none of its engines ({engines}) runs on this machine")
     return 1 if failed else 0
