@@ -1,4 +1,10 @@
-"""Training of the compact filler on crops of aligned faces."""
+"""Training of the compact filler on crops of aligned faces.
+
+The figure that counts is the PSNR in the hole, so the reconstruction losses lead. The focal
+frequency loss and the wrinkle critic (the trained segmenter, which must see no wrinkle in what was
+filled) come with small weights; the critic needs the segmenter's weights, so it joins in the second
+recipe, which continues from the first one's weights.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +17,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 
 from revisage.alignment import square_matrix, transform_points
+from revisage.errors import RecipeError
 from revisage.training.data.holes import stroke_holes
 from revisage.training.data.portraits import read_portraits
+from revisage.training.losses.focal_frequency import focal_frequency_loss
 from revisage.training.losses.masked import masked_l1, masked_log_mse
+from revisage.training.losses.wrinkle_critic import WrinkleCritic
 from revisage.training.models.wrinkle_filler import CompactFiller
+from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import section
 
 __all__ = ["FillerTask", "aligned_squares", "build", "skin_region"]
@@ -31,6 +42,7 @@ class Model:
     width: int = 96
     blocks: int = 4
     ratio: float = 0.5
+    weights: str = ""  # safetensors file to start from; empty starts from noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +59,10 @@ class Data:
 class Loss:
     l1: float = 10.0
     log_mse: float = 1.0
+    # A squared error of an eight-bit step or two: thousands of it weigh like the losses above.
+    focal_frequency: float = 0.0
+    wrinkle_critic: float = 0.0  # above 0 it needs `segmenter`
+    segmenter: str = ""  # safetensors file of the trained CompactSegmenter
 
 
 def aligned_squares(
@@ -69,7 +85,9 @@ def aligned_squares(
             )
             square = cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
             squares.append(np.asarray(square, dtype=np.uint8))
-            points.append(transform_points(square_matrix(portrait.landmarks, size), portrait.landmarks))
+            points.append(
+                transform_points(square_matrix(portrait.landmarks, size), portrait.landmarks)
+            )
     return squares, points
 
 
@@ -103,9 +121,20 @@ class FillerTask:
     """See `revisage.training.loop.Task`."""
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
-        self.network: torch.nn.Module = CompactFiller(**dataclasses.asdict(model)).to(
-            memory_format=torch.channels_last
-        )
+        network = CompactFiller(model.stem, model.width, model.blocks, model.ratio)
+        if model.weights:
+            network.load_state_dict(load_file(model.weights))
+        self.network: torch.nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.critic: WrinkleCritic | None = None
+        if loss.wrinkle_critic > 0:
+            if not loss.segmenter:
+                raise RecipeError(
+                    "[loss] wrinkle_critic needs the trained segmenter: set loss.segmenter to its "
+                    "safetensors file, or wrinkle_critic to 0"
+                )
+            segmenter = CompactSegmenter()
+            segmenter.load_state_dict(load_file(loss.segmenter))
+            self.critic = WrinkleCritic(segmenter.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self.data, self.weights = data, loss
         self.squares: dict[str, list[Image]] = {}
         self.skin: dict[str, list[npt.NDArray[np.int64]]] = {}
@@ -171,8 +200,16 @@ class FillerTask:
         l1 = masked_l1(filled, image, mask)
         log_mse = masked_log_mse(filled, image, mask)
         total = self.weights.l1 * l1 + self.weights.log_mse * log_mse
-        psnr = -10 / float(np.log(10)) * log_mse.item()
-        return total, {"l1": l1.item(), "psnr": psnr}
+        parts = {"l1": l1.item(), "psnr": -10 / float(np.log(10)) * log_mse.item()}
+        if self.weights.focal_frequency > 0:
+            focal = focal_frequency_loss(filled, image)
+            total = total + self.weights.focal_frequency * focal
+            parts["focal_frequency"] = focal.item()
+        if self.critic is not None:
+            seen = self.critic(filled, mask)
+            total = total + self.weights.wrinkle_critic * seen
+            parts["wrinkle_critic"] = seen.item()
+        return total, parts
 
     def validate(self, network: torch.nn.Module, out: Path, step: int) -> dict[str, float]:
         """PSNR in wrinkle-shaped holes on skin of held-out portraits, beside OpenCV's fills."""
