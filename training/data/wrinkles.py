@@ -27,7 +27,7 @@ __all__ = ["CORE", "MIN_CONTRAST", "draw_wrinkles", "fold_shading", "wrinkle_mas
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
-MIN_CONTRAST = 0.025
+MIN_CONTRAST = 0.03
 CORE = 0.4
 _REACH = 4.0  # profiles are drawn up to this many widths from the line
 
