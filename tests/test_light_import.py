@@ -26,7 +26,5 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_import_takes_under_150_milliseconds() -> None:
     # Minimum of five: a busy machine makes a run slower, never faster.
-    code = (
-        "import time; t = time.perf_counter(); import revisage; print(time.perf_counter() - t)"
-    )
+    code = "import time; t = time.perf_counter(); import revisage; print(time.perf_counter() - t)"
     assert min(float(run(code)) for _ in range(5)) < 0.15
