@@ -2,4 +2,4 @@
 #define REVISAGE_ISA_FUNCTION fourier_kernels_avx512
 #define REVISAGE_GEMM_ROWS 8
 #define REVISAGE_GEMM_VECTORS 3
-#include "fft_conv_kernels.inc"
+#include "fft_conv_loops.h"

@@ -2,4 +2,4 @@
 #define REVISAGE_ISA_FUNCTION fourier_kernels_baseline
 #define REVISAGE_GEMM_ROWS 3
 #define REVISAGE_GEMM_VECTORS 1
-#include "fft_conv_kernels.inc"
+#include "fft_conv_loops.h"

@@ -4,6 +4,7 @@
 // A row is done in chunks, in two steps: positions (where do the four taps lie, with padding) and
 // samples (read, mix, round). So the sampling loop knows nothing of flows, matrices or padding.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "dispatch.h"
@@ -15,6 +16,37 @@ namespace {
 
 constexpr std::int64_t kChunk = 256;
 constexpr std::int64_t kRowsPerTask = 8;
+
+// The samples of one pixel; with three channels the last lane is idle.
+typedef float Float4 __attribute__((vector_size(16)));
+typedef int Int4 __attribute__((vector_size(16)));
+
+template <int Channels, typename Sample>
+inline Float4 load_pixel(const Sample* from) {
+  using Traits = SampleTraits<Sample>;
+  if constexpr (std::is_integral_v<Sample>) {
+    const Int4 lanes = {from[0], from[1], from[2], Channels == 4 ? from[3] : 0};
+    return __builtin_convertvector(lanes, Float4);
+  } else {
+    return Float4{Traits::load(from[0]), Traits::load(from[1]), Traits::load(from[2]),
+                  Channels == 4 ? Traits::load(from[3]) : 0.0f};
+  }
+}
+
+template <int Channels, typename Sample>
+inline void store_pixel(Sample* to, Float4 value) {
+  if constexpr (std::is_integral_v<Sample>) {
+    // A mix of samples lies between them, up to rounding: nothing to clamp. See round_half_even.
+    const Int4 lanes = __builtin_convertvector((value + 12582912.0f) - 12582912.0f, Int4);
+    for (int c = 0; c < Channels; ++c) to[c] = static_cast<Sample>(lanes[c]);
+  } else {
+    for (int c = 0; c < Channels; ++c) to[c] = SampleTraits<Sample>::store(value[c]);
+  }
+}
+
+inline Float4 mix_pixels(Float4 first, Float4 second, float fraction) {
+  return fraction == 0.0f ? first : first * (1.0f - fraction) + second * fraction;
+}
 
 struct Chunk {
   // Offsets in pixels of the four taps: top left, top right, bottom left, bottom right.
@@ -141,11 +173,33 @@ class Warp {
       case 1:
         return sample_pixels<Sample, 1>(image, out, count, chunk, 1);
       case 3:
-        return sample_pixels<Sample, 3>(image, out, count, chunk, 3);
+        return sample_vectors<Sample, 3>(image, out, count, chunk);
       case 4:
-        return sample_pixels<Sample, 4>(image, out, count, chunk, 4);
+        return sample_vectors<Sample, 4>(image, out, count, chunk);
       default:
         return sample_pixels<Sample, 0>(image, out, count, chunk, task_.channels);
+    }
+  }
+
+  // Three or four interleaved channels: one vector per tap.
+  template <typename Sample, int Channels>
+  static void sample_vectors(const Sample* image, Sample* out, std::int64_t count,
+                             const Chunk& chunk) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      Float4 value[4];
+      for (int t = 0; t < 4; ++t) {
+        value[t] = load_pixel<Channels>(image + chunk.offset[t][i] * Channels);
+      }
+      const unsigned outside = chunk.outside[i];
+      if (outside != 0) {
+        for (int t = 0; t < 4; ++t) {
+          if (outside >> t & 1) value[t] = Float4{};
+        }
+      }
+      const float fx = chunk.fx[i];
+      const Float4 upper = mix_pixels(value[0], value[1], fx);
+      const Float4 lower = mix_pixels(value[2], value[3], fx);
+      store_pixel<Channels>(out + i * Channels, mix_pixels(upper, lower, chunk.fy[i]));
     }
   }
 

@@ -79,7 +79,7 @@ def test_huge_logits_do_not_overflow(impl: str) -> None:
     inputs["channel_logits"][:, 0] = -3e38
     with np.errstate(over="ignore"):  # the difference of the logits may be infinite
         result = kernels.feature_blend(**inputs, impl=impl)
-    assert not result.any()
+    assert np.abs(result).max() < 1e-30
 
 
 @settings(max_examples=60, deadline=None)

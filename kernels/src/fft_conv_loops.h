@@ -1,4 +1,4 @@
-// Body of fft_conv_<isa>.cc. Before including it, define
+// Body of fft_conv_<isa>.cc: no include guard, once per file. Before including it, define
 //     REVISAGE_ISA_FUNCTION  name of the function that returns the kernels
 //     REVISAGE_GEMM_ROWS     rows of the register tile
 //     REVISAGE_GEMM_VECTORS  sixteen-float vectors per row of the tile
