@@ -22,7 +22,7 @@ from revisage.operations.region import (
     lengths_and_widths,
 )
 
-__all__ = ["keep_folds", "spectacle_region", "wears_spectacles"]
+__all__ = ["grow_through", "keep_folds", "spectacle_region", "wears_spectacles"]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -37,10 +37,19 @@ _CLEARANCE = 4.0  # pixels next to a line that belong to its shading
 
 _DARKEST = 0.45  # log units: 36 % darker
 _LOSS_OF_RED = 0.05  # log red minus log blue
-_BLACK = 0.02  # added before the log: sensor noise in the dark
+_BLACK = 0.03  # added before the log: sensor noise in the dark
 
-_BRIDGE = 0.19  # log units: what a spectacle bridge does to the profile of a nose
+_BRIDGE = 0.05  # log units per pixel of a 512 px square: the edge of a spectacle bridge
+_STEPS = 60  # of the profile of a nose
 _LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def grow_through(sure: BoolArray, likely: BoolArray) -> BoolArray:
+    """The parts of `likely` (and `sure`) that hold something sure."""
+    labels, count = label_components(likely | sure)
+    keep = np.zeros(count + 1, dtype=np.bool_)
+    keep[labels[sure]] = True
+    return np.asarray(keep[labels])
 
 
 def keep_folds(found: BoolArray, square: FloatArray) -> BoolArray:
@@ -79,9 +88,9 @@ def wears_spectacles(square: FloatArray, landmarks: Points) -> bool:
     """Whether something crosses the bridge of the nose, as spectacles do.
 
     Down the ridge of the nose, from a little above its root (point 27) to its lower third (29), the
-    light on skin changes slowly; a bridge is a sharp dip or glint. On the 83 held-out portraits
-    this finds every pair of spectacles, and takes two bare noses for one (one in profile, one with
-    a strong shine): then the skin around the eyes is left as it is, which is the safe side.
+    light on skin changes slowly, and a bridge is a sharp edge. Of 255 training portraits about 45
+    wear spectacles: nearly all of those are found, and five bare noses are taken for one (profiles
+    and strong shine). Then the skin around the eyes is left as it is, which is the safe side.
 
     Args:
         square: [S, S, 3] RGB in [0, 1].
@@ -89,21 +98,17 @@ def wears_spectacles(square: FloatArray, landmarks: Points) -> bool:
     """
     size = square.shape[0]
     scale = size / 512
-    unit = _eye_distance(landmarks)
-    top, end = landmarks[27] - np.array([0.0, 0.12 * unit]), landmarks[29]
-    steps = 60
-    line = top + (end - top) * np.linspace(0.0, 1.0, steps)[:, None]
-    half = max(1, round(7 * scale))
+    top = landmarks[27] - np.array([0.0, 0.12 * _eye_distance(landmarks)])
+    line = top + (landmarks[29] - top) * np.linspace(0.0, 1.0, _STEPS)[:, None]
+    half = max(1, round(12 * scale))
     rows = np.clip(np.rint(line[:, 1]).astype(int), 0, size - 1)
     columns = np.clip(np.rint(line[:, :1] + np.arange(-half, half + 1)).astype(int), 0, size - 1)
     light = np.log(square[rows[:, None], columns] @ _LUMA + _BLACK)  # [steps, 2 half + 1]
-    profile = np.median(light, axis=1)
-    smooth = np.convolve(np.pad(profile, 2, mode="edge"), np.full(5, 0.2), "valid")
-    reach = steps // 4
-    here = np.arange(5, steps - 5)
-    before, after = np.maximum(here - reach, 0), np.minimum(here + reach, steps - 1)
-    bend = np.abs(smooth[here] - (smooth[before] + smooth[after]) / 2)
-    return bool(bend.max() > _BRIDGE)
+    # The median across the nose: grain, pores and a shine off the ridge do not count.
+    profile = np.pad(np.median(light, axis=1), 2, mode="edge")
+    smooth = np.convolve(profile, np.full(5, 0.2), "valid")
+    step = max(float(np.hypot(*(landmarks[29] - top))) / _STEPS, 1e-6)
+    return bool(np.abs(np.diff(smooth)).max() / step * scale > _BRIDGE)
 
 
 def spectacle_region(landmarks: Points, size: int) -> BoolArray:

@@ -16,7 +16,7 @@ from revisage.alignment import square_matrix, transform_points
 from revisage.edit import Edit
 from revisage.errors import BundleError
 from revisage.operations import Network
-from revisage.operations.folds import keep_folds, spectacle_region, wears_spectacles
+from revisage.operations.folds import grow_through, keep_folds, spectacle_region, wears_spectacles
 from revisage.operations.region import dilate, skin_region, soften_inside
 from revisage.operations.square import sample_square
 
@@ -33,6 +33,9 @@ BoolArray = npt.NDArray[np.bool_]
 # Pixels of a 512 px square; other squares scale them.
 _SHOULDER = 4.0  # a wrinkle shades the skin on both sides of its line
 _FEATHER = 2  # soft edge, inside the hole
+# A line that is sure somewhere is followed to where it is only this much as likely (hysteresis, as
+# in Canny 1986, "A computational approach to edge detection", section 8).
+_FAINT = 0.5
 
 
 class Wrinkles:
@@ -104,7 +107,10 @@ def wrinkle_hole(
     allowed = skin_region(landmarks, size)
     if wears_spectacles(square, landmarks):
         allowed &= ~spectacle_region(landmarks, size)
-    folds = keep_folds((probability > threshold) & allowed, square)
+    found = grow_through(
+        (probability > threshold) & allowed, (probability > _FAINT * threshold) & allowed
+    )
+    folds = keep_folds(found, square)
     return np.asarray(dilate(folds, _SHOULDER * size / 512) & allowed)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 import revisage as rv
 from revisage.alignment import square_matrix, transform_points
 from revisage.errors import BundleError, DeviceError, NoFaceError, OptionError, ShapeError
-from revisage.operations.folds import keep_folds, spectacle_region, wears_spectacles
+from revisage.operations.folds import grow_through, keep_folds, spectacle_region, wears_spectacles
 from revisage.operations.region import (
     convex_hull,
     dilate,
@@ -396,6 +396,17 @@ def test_length_and_width_of_a_bar(dx: int, dy: int) -> None:
     lengths, widths = lengths_and_widths(labels, count)
     assert lengths[0] == pytest.approx(80, abs=2)
     assert widths[0] == pytest.approx(10, abs=1.5)
+
+
+def test_sure_lines_are_followed_where_they_grow_faint() -> None:
+    likely = np.zeros((9, 30), bool)
+    likely[2, 3:25] = likely[6, 3:25] = True
+    sure = np.zeros_like(likely)
+    sure[2, 10:12] = True
+    expected = np.zeros_like(likely)
+    expected[2, 3:25] = True
+    np.testing.assert_array_equal(grow_through(sure, likely), expected)
+    np.testing.assert_array_equal(grow_through(sure, sure & False), sure)
 
 
 SKIN = np.array([0.75, 0.55, 0.45])
