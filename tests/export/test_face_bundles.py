@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from revisage.bundle import MODEL, shipped_bundle
+from revisage.engines import open_engine
+from revisage.errors import CheckpointError
 from revisage.export.exporters import default_weights
+from revisage.export.faces import face_finder
+from revisage.training.models.face_finder import FaceFinder
+from revisage.training.models.face_landmarks import FaceLandmarks
 
 NAMES = ("face_finder", "face_landmarks")
 
@@ -24,8 +32,21 @@ def test_the_bundle_comes_from_the_kept_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_export_again_gives_the_shipped_graph(name: str, tmp_path) -> None:
-    from revisage.export.exporters import export_named
+def test_the_graph_computes_what_the_weights_compute(name: str) -> None:
+    network = (FaceFinder if name == "face_finder" else FaceLandmarks)().eval()
+    network.load_state_dict(load_file(default_weights(name)))
+    size = (64, 96) if name == "face_finder" else (128, 128)
+    image = np.random.default_rng(4).random((2, 3, *size), dtype=np.float32)
+    with torch.no_grad():
+        truth = network(torch.from_numpy(image))
+    truths = truth if isinstance(truth, tuple) else (truth,)
+    with open_engine(shipped_bundle(name), "cpu", threads=1) as engine:
+        found = engine.infer({"image": image})
+    for spec, expected in zip(shipped_bundle(name).manifest.outputs, truths, strict=True):
+        assert np.abs(found[spec.name] - expected.numpy()).max() < 2e-3
 
-    made = export_named(name, tmp_path)
-    assert (made.path / MODEL).read_bytes() == (shipped_bundle(name).path / MODEL).read_bytes()
+
+def test_wrong_weights_are_refused(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="not the weights of FaceFinder"):
+        face_finder(default_weights("face_landmarks"), tmp_path)
+    assert list(tmp_path.iterdir()) == []

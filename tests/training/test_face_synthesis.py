@@ -40,8 +40,8 @@ def face_points(side: float = 200.0) -> np.ndarray:
     points.append(np.stack([np.full(4, 0.5), np.linspace(0.45, 0.58, 4)], axis=1))
     points.append(np.stack([np.linspace(0.44, 0.56, 5), np.full(5, 0.62)], axis=1))
     turn = np.pi + np.arange(6) * np.pi / 3
-    for x in (0.36, 0.64):
-        points.append(np.stack([x + 0.05 * np.cos(turn), 0.46 + 0.02 * np.sin(turn)], axis=1))
+    eye = np.stack([0.05 * np.cos(turn), 0.46 + 0.02 * np.sin(turn)], axis=1)
+    points += [eye + np.array([x, 0.0]) for x in (0.36, 0.64)]
     for width, count in ((0.1, 12), (0.07, 8)):
         lips = np.pi + np.arange(count) * 2 * np.pi / count
         points.append(np.stack([0.5 + width * np.cos(lips), 0.73 + 0.04 * np.sin(lips)], axis=1))
@@ -223,7 +223,7 @@ def test_negatives_are_read_and_reduced(tmp_path) -> None:
 def test_landmark_error_is_a_share_of_the_eye_distance() -> None:
     points = face_points()
     eyes = np.linalg.norm(points[45] - points[36])
-    assert landmark_error(points + [0.0, eyes / 10], points) == pytest.approx(0.1)
+    assert landmark_error(points + np.array([0.0, eyes / 10]), points) == pytest.approx(0.1)
     assert landmark_error(points[None], points[None]).shape == (1,)
     with pytest.raises(ValueError, match="68"):
         landmark_error(points[:5], points[:5])
@@ -244,3 +244,30 @@ def test_network_shapes() -> None:
     assert (points.shape, score.shape, pose.shape) == ((2, 68, 2), (2,), (2, 2))
     out = FaceFinder().eval()(torch.rand(1, 3, 64, 96))
     assert out.shape == (1, FaceFinder.channels, 8, 12)
+
+
+@pytest.mark.parametrize("name", ["face_landmarks", "face_finder"])
+def test_the_tasks_learn(folder, name: str) -> None:
+    import importlib
+
+    recipe = {"data": {"portraits": [str(folder)], "face_px": 90.0}}
+    torch.manual_seed(0)
+    task = importlib.import_module(f"revisage.training.tasks.{name}").build(recipe)
+    batch = next(task.batches(np.random.default_rng(0), 6))
+    optimiser = torch.optim.AdamW(task.network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(8):
+        loss, parts = task.loss(batch)
+        assert all(np.isfinite(value) for value in parts.values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_unknown_settings_are_refused(folder) -> None:
+    from revisage.training.tasks import face_landmarks
+
+    with pytest.raises(RecipeError, match="unknown portrait"):
+        face_landmarks.build({"data": {"portrait": [str(folder)]}})
