@@ -59,7 +59,7 @@ def _as_fill(network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> F
         with torch.inference_mode():
             filled = network(picture, torch.from_numpy(mask)[None, None].float())
         values = filled[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
-        return np.rint(values).astype(np.uint8)
+        return np.asarray(np.rint(values), dtype=np.uint8)
 
     return fill
 

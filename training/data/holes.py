@@ -21,7 +21,8 @@ def _walk(size: int, rng: np.random.Generator, length: float) -> npt.NDArray[np.
     bend = rng.normal(0, 0.02) + np.cumsum(rng.normal(0, 0.006, steps))
     angle = rng.uniform(0, 2 * np.pi) + np.cumsum(3 * bend)
     start = rng.uniform(-0.1 * size, 1.1 * size, 2)
-    return start + 3 * np.cumsum(np.stack([np.cos(angle), np.sin(angle)], axis=1), axis=0)
+    steps_taken = 3 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.asarray(start + np.cumsum(steps_taken, axis=0), dtype=np.float64)
 
 
 def stroke_holes(
@@ -51,9 +52,10 @@ def stroke_holes(
             break
         thick = float(np.exp(rng.uniform(low, high)))
         if rng.random() < blobs:
-            centre = tuple(int(v) for v in rng.uniform(0, size, 2))
-            axes = tuple(max(1, int(thick * v)) for v in rng.uniform(0.4, 1.6, 2))
-            cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)  # type: ignore[call-overload]
+            x, y = (int(v) for v in rng.uniform(0, size, 2))
+            long, short = (max(1, int(thick * v)) for v in rng.uniform(0.4, 1.6, 2))
+            angle = float(rng.uniform(0, 180))
+            cv2.ellipse(mask, (x, y), (long, short), angle, 0, 360, 1, -1)
             continue
         line = _walk(size, rng, rng.uniform(20, 180))
         # Wrinkles come in bundles of neighbours that run in parallel.

@@ -28,4 +28,4 @@ def focal_frequency_loss(predicted: Tensor, target: Tensor, *, alpha: float = 1.
         largest = weight.amax(dim=(-2, -1), keepdim=True)
         # Equal pictures have no frequency to weigh.
         weight = torch.where(largest > 0, weight / largest.clamp(min=1e-30), weight)
-    return (weight * squared).mean()
+    return torch.mean(weight * squared)

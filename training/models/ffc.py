@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Transform = Literal["fft", "matrices"]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 def _turns(rows: int, columns: int, period: int, like: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ class FourierUnit(nn.Module):
             real, imaginary = mixed[:, 0::2], mixed[:, 1::2]
             if self.transform == "fft":
                 spectrum = torch.complex(real, imaginary)
-                return torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho")
+                return cast(Tensor, torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho"))
             return irfft2_by_matrices(real, imaginary, x)
 
 
@@ -201,7 +202,7 @@ class FFC(nn.Module):
         *,
         stride: int = 1,
         padding: int = 0,
-        padding_mode: str = "reflect",
+        padding_mode: PaddingMode = "reflect",
         norm: bool = True,
         local_unit: bool = False,
     ) -> None:
@@ -260,7 +261,7 @@ class FFCBlock(nn.Module):
         *,
         stride: int = 1,
         padding: int = 0,
-        padding_mode: str = "reflect",
+        padding_mode: PaddingMode = "reflect",
         norm: bool = True,
         local_unit: bool = False,
     ) -> None:
