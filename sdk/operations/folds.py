@@ -4,12 +4,15 @@ Note [What a fold looks like]
     A fold is a shading of skin: a line, never a spot (moles stay); darker than the skin around it,
     but seldom by more than a third (what is darker is hair, a spectacle frame or a cast shadow);
     and light that comes out of a fold has gone through skin, so it keeps its red (what loses red
-    faster than blue is something on the skin). Measured in the log of the colours, where shading
-    is a constant that depends neither on exposure nor on the tone of the skin. The limits were
-    read off the held-out portraits, where folds and what is none are told apart by eye.
+    faster than blue is something on the skin). And it lies in skin: beard and fringe are many
+    times rougher around a line than the rest of the face is. Measured in the log of the colours,
+    where shading is a constant that depends neither on exposure nor on the tone of the skin. The
+    limits were read off the held-out portraits, where folds and what is none are told apart by eye.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +40,8 @@ _CLEARANCE = 4.0  # pixels next to a line that belong to its shading
 
 _DARKEST = 0.45  # log units: 36 % darker
 _LOSS_OF_RED = 0.05  # log red minus log blue
+_ROUGHEST = 2.8  # times the median of the face
+_SMOOTH = 0.006  # log units: skin without grain, as in a soft or much reduced photo
 _BLACK = 0.03  # added before the log: sensor noise in the dark
 
 _BRIDGE = 0.05  # log units per pixel of a 512 px square: the edge of a spectacle bridge
@@ -52,12 +57,13 @@ def grow_through(sure: BoolArray, likely: BoolArray) -> BoolArray:
     return np.asarray(keep[labels])
 
 
-def keep_folds(found: BoolArray, square: FloatArray) -> BoolArray:
+def keep_folds(found: BoolArray, square: FloatArray, skin: BoolArray) -> BoolArray:
     """The parts of a region that look like folds (Note [What a fold looks like]).
 
     Args:
         found: [S, S], what a segmenter found, on skin.
         square: [S, S, 3] RGB in [0, 1].
+        skin: [S, S], where the face is skin (beard and fringe may be in it).
     """
     scale = found.shape[0] / 512
     labels, count = label_components(found)
@@ -66,22 +72,32 @@ def keep_folds(found: BoolArray, square: FloatArray) -> BoolArray:
     lengths, widths = lengths_and_widths(labels, count)
     least, long = max(2.0, _LEAST_LENGTH * scale), _LONG * scale
     slender = (lengths >= long) | (lengths >= _SLENDER * widths)
-    around = box_mean(
-        square, ~dilate(found, _CLEARANCE * scale), max(2, round(_SURROUNDINGS * scale))
-    )
-    inside = found & (around.max(axis=2) > 0)
-    shade = np.log((around[inside] + _BLACK) / (square[inside] + _BLACK))  # [P, 3]
+    free = ~dilate(found, _CLEARANCE * scale)
+    reach = max(2, round(_SURROUNDINGS * scale))
+    light = np.log(square @ _LUMA + _BLACK)[:, :, None].astype(np.float32)
+    around = box_mean(np.concatenate([square, _roughness(light)], axis=2), free & skin, reach)
+    inside = found & (around[:, :, :3].max(axis=2) > 0)
     which = labels[inside]
     pixels = np.maximum(np.bincount(which, minlength=count + 1)[1:], 1)
 
-    def mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def mean(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         return np.asarray(np.bincount(which, weights=values, minlength=count + 1)[1:] / pixels)
 
+    shade = np.log((around[inside][:, :3] + _BLACK) / (square[inside] + _BLACK))  # [P, 3]
     depth = mean(shade @ _LUMA)
-    loss_of_red = mean(shade[:, 0].astype(np.float64) - shade[:, 2])
-    skin_like = (depth <= _DARKEST) & (loss_of_red <= _LOSS_OF_RED)
+    loss_of_red = mean(shade[:, 0] - shade[:, 2])
+    plain = around[:, :, 3][skin & (around[:, :, 3] > 0)]
+    usual = max(float(np.median(plain)), _SMOOTH) if plain.size else _SMOOTH
+    rough = mean(around[inside][:, 3]) / usual
+    skin_like = (depth <= _DARKEST) & (loss_of_red <= _LOSS_OF_RED) & (rough <= _ROUGHEST)
     keep = np.concatenate([[False], (lengths >= least) & slender & skin_like])
     return np.asarray(keep[labels])
+
+
+def _roughness(light: FloatArray) -> FloatArray:
+    """How far each pixel of [S, S, 1] is from the mean of the 5 x 5 around it."""
+    everywhere = np.ones(light.shape[:2], dtype=np.bool_)
+    return np.abs(light - box_mean(light, everywhere, 2))
 
 
 def wears_spectacles(square: FloatArray, landmarks: Points) -> bool:

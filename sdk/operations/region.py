@@ -254,10 +254,10 @@ def _features(points: Points, unit: float) -> list[tuple[Points, float]]:
         )
         features.append((eye, 0.08))
     features.append((points[48:60], 0.06))
-    # The wings of the nose reach beyond the nostrils by as much again, up to the tip of the nose;
+    # The wings of the nose reach well beyond the nostrils, up to the tip of the nose;
     # the crease around them is the nose's own.
     tip, base = points[30], points[31:36]
-    wings = base[2] + (base - base[2]) * np.array([2.0, 1.0])
+    wings = base[2] + (base - base[2]) * np.array([1.75, 1.0])
     above = wings[[0, 4]] * np.array([1.0, 0.0]) + tip * np.array([0.0, 1.0])
     features.append((convex_hull(np.concatenate([points[30:36], wings, above])), 0.04))
     return features

@@ -110,7 +110,7 @@ def wrinkle_hole(
     found = grow_through(
         (probability > threshold) & allowed, (probability > _FAINT * threshold) & allowed
     )
-    folds = keep_folds(found, square)
+    folds = keep_folds(found, square, allowed)
     return np.asarray(dilate(folds, _SHOULDER * size / 512) & allowed)
 
 

@@ -425,14 +425,28 @@ def test_folds_are_kept_and_spots_hair_and_frames_are_not() -> None:
     for (y0, y1, x0, x1), colour in marks.values():
         square[y0:y1, x0:x1] = colour
         found[y0:y1, x0:x1] = True
-    kept = keep_folds(found, square)
+    skin = np.ones_like(found)
+    kept = keep_folds(found, square, skin)
     (y0, y1, x0, x1), _ = marks["fold"]
     expected = np.zeros_like(found)
     expected[y0:y1, x0:x1] = True
     np.testing.assert_array_equal(kept, expected)
-    np.testing.assert_array_equal(keep_folds(found[::-1], square[::-1]), expected[::-1])
+    np.testing.assert_array_equal(keep_folds(found[::-1], square[::-1], skin), expected[::-1])
     nothing = np.zeros_like(found)
-    np.testing.assert_array_equal(keep_folds(nothing, square), nothing)
+    np.testing.assert_array_equal(keep_folds(nothing, square, skin), nothing)
+
+
+def test_lines_in_a_beard_are_not_folds(rng: np.random.Generator) -> None:
+    square = np.broadcast_to(SKIN, (512, 512, 3)).astype(np.float32).copy()
+    square *= 1 + 0.01 * rng.standard_normal((512, 512, 1), dtype=np.float32)
+    square[300:] *= 1 + 0.1 * rng.standard_normal((212, 512, 1), dtype=np.float32)
+    found = np.zeros((512, 512), bool)
+    for top in (100, 400):
+        square[top : top + 4, 60:140] *= 0.85
+        found[top : top + 4, 60:140] = True
+    kept = keep_folds(found, square, np.ones_like(found))
+    assert kept[100:104, 60:140].all()
+    assert not kept[300:].any()
 
 
 def test_spectacles_are_seen_on_the_nose_and_their_band_is_left_alone() -> None:
@@ -459,7 +473,7 @@ def test_exposure_does_not_matter_to_folds_and_spectacles(factor: float) -> None
     square[100:104, 60:140] *= 0.8
     found = np.zeros((512, 512), bool)
     found[100:104, 60:140] = True
-    np.testing.assert_array_equal(keep_folds(found, square), found)
+    np.testing.assert_array_equal(keep_folds(found, square, np.ones_like(found)), found)
     assert not wears_spectacles(square, points)
 
 
