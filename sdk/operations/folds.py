@@ -57,15 +57,17 @@ def grow_through(sure: BoolArray, likely: BoolArray) -> BoolArray:
     return np.asarray(keep[labels])
 
 
-def keep_folds(found: BoolArray, square: FloatArray, skin: BoolArray) -> BoolArray:
+def keep_folds(
+    found: BoolArray, square: FloatArray, skin: BoolArray, *, scale: float = 1.0
+) -> BoolArray:
     """The parts of a region that look like folds (Note [What a fold looks like]).
 
     Args:
-        found: [S, S], what a segmenter found, on skin.
-        square: [S, S, 3] RGB in [0, 1].
-        skin: [S, S], where the face is skin (beard and fringe may be in it).
+        found: [H, W], what a segmenter found, on skin; a part of an aligned square.
+        square: [H, W, 3] RGB in [0, 1].
+        skin: [H, W], where the face is skin (beard and fringe may be in it).
+        scale: side of the whole square / 512.
     """
-    scale = found.shape[0] / 512
     labels, count = label_components(found)
     if count == 0:
         return found

@@ -220,9 +220,13 @@ def skin_region(landmarks: npt.ArrayLike, size: int) -> BoolArray:
     unit = float(np.hypot(*(right_eye - left_eye)))  # the distance that everything scales with
 
     allowed = fill_polygon(_outline(points), size)
-    kept_out = np.zeros((size, size), dtype=np.bool_)
+    by_margin: dict[float, BoolArray] = {}
     for polygon, margin in _features(points, unit):
-        kept_out |= dilate(fill_polygon(polygon, size), margin * unit)
+        filled = fill_polygon(polygon, size)
+        by_margin[margin] = by_margin[margin] | filled if margin in by_margin else filled
+    kept_out = np.zeros((size, size), dtype=np.bool_)
+    for margin, filled in by_margin.items():
+        kept_out |= dilate(filled, margin * unit)
     return np.asarray(erode(allowed, 0.04 * unit) & ~kept_out)
 
 
@@ -259,5 +263,5 @@ def _features(points: Points, unit: float) -> list[tuple[Points, float]]:
     tip, base = points[30], points[31:36]
     wings = base[2] + (base - base[2]) * np.array([1.75, 1.0])
     above = wings[[0, 4]] * np.array([1.0, 0.0]) + tip * np.array([0.0, 1.0])
-    features.append((convex_hull(np.concatenate([points[30:36], wings, above])), 0.04))
+    features.append((convex_hull(np.concatenate([points[30:36], wings, above])), 0.06))
     return features

@@ -33,6 +33,7 @@ BoolArray = npt.NDArray[np.bool_]
 # Pixels of a 512 px square; other squares scale them.
 _SHOULDER = 4.0  # a wrinkle shades the skin on both sides of its line
 _FEATHER = 2  # soft edge, inside the hole
+_MARGIN = 20  # around the skin: what its edge is compared with
 # A line that is sure somewhere is followed to where it is only this much as likely (hysteresis, as
 # in Canny 1986, "A computational approach to edge detection", section 8).
 _FAINT = 0.5
@@ -107,11 +108,26 @@ def wrinkle_hole(
     allowed = skin_region(landmarks, size)
     if wears_spectacles(square, landmarks):
         allowed &= ~spectacle_region(landmarks, size)
+    rows, columns = _box(allowed, round(_MARGIN * size / 512))
+    allowed_here, likely = allowed[rows, columns], probability[rows, columns]
     found = grow_through(
-        (probability > threshold) & allowed, (probability > _FAINT * threshold) & allowed
+        (likely > threshold) & allowed_here, (likely > _FAINT * threshold) & allowed_here
     )
-    folds = keep_folds(found, square, allowed)
-    return np.asarray(dilate(folds, _SHOULDER * size / 512) & allowed)
+    folds = keep_folds(found, square[rows, columns], allowed_here, scale=size / 512)
+    hole = np.zeros_like(allowed)
+    hole[rows, columns] = dilate(folds, _SHOULDER * size / 512) & allowed_here
+    return hole
+
+
+def _box(region: BoolArray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a region with a margin; the whole where it is empty."""
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    if not rows.size:
+        return slice(None), slice(None)
+    return (
+        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + margin + 1),
+        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + margin + 1),
+    )
 
 
 def _planes(square: FloatArray) -> FloatArray:
