@@ -100,7 +100,7 @@ def face_landmarks(weights: Path, folder: Path, *, force: bool = False) -> Bundl
         licence="Apache-2.0",
         recipe=_origin("face_landmarks"),
         weights_digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
-        settings={"first_score": 0.4, "score": 0.93, "track_score": 0.5},
+        settings={"first_score": 0.4, "score": 0.98, "track_score": 0.5},
     )
     references = [{"image": picture[None]} for picture in reference_pictures(8, size)]
     return export_bundle(network, fields, references, folder, force=force)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "MIRROR_ORDER",
     "face_crop_matrix",
     "invert_affine",
     "rescale_square",
@@ -21,6 +22,20 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+
+# Index of each iBUG point in the mirrored face: point i of a mirrored picture is
+# point MIRROR_ORDER[i] of the picture.
+MIRROR_ORDER = np.concatenate(
+    [
+        np.arange(16, -1, -1),  # jaw
+        np.arange(26, 16, -1),  # brows
+        np.arange(27, 31),  # nose ridge
+        np.arange(35, 30, -1),  # nostrils
+        [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40],  # eyes
+        [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55],  # outer lips
+        [64, 63, 62, 61, 60, 67, 66, 65],  # inner lips
+    ]
+)
 
 
 def square_matrix(landmarks: npt.ArrayLike, size: int) -> FloatArray:

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from revisage.alignment import face_crop_matrix, transform_points
+from revisage.alignment import MIRROR_ORDER, face_crop_matrix, transform_points
 from revisage.errors import RecipeError
 from revisage.training.data.face_augment import camera, cover, light, texture
 from revisage.training.data.face_scenes import crop_square, scene, scene_batches
 from revisage.training.data.faces import (
-    FLIP,
     FacePool,
     aligned_jitter,
     crop,
@@ -100,9 +99,9 @@ def test_a_damaged_annotation_is_named(tmp_path) -> None:
 
 
 def test_flipping_twice_is_nothing_and_mirrors_the_face() -> None:
-    assert np.array_equal(FLIP[FLIP], np.arange(68))
+    assert np.array_equal(MIRROR_ORDER[MIRROR_ORDER], np.arange(68))
     points = face_points()
-    mirrored = (np.array([200.0, 0.0]) + points * [-1, 1])[FLIP]
+    mirrored = (np.array([200.0, 0.0]) + points * [-1, 1])[MIRROR_ORDER]
     # The plain face is symmetric about x = 100, up to the order around eyes and lips.
     assert np.allclose(mirrored[:36], points[:36], atol=1e-9)
     assert mirrored[36, 0] < mirrored[45, 0]

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from revisage.alignment import face_crop_matrix, invert_affine, transform_points
+from revisage.alignment import MIRROR_ORDER, face_crop_matrix, invert_affine, transform_points
 from revisage.training.data.face_augment import camera, cover, light
-from revisage.training.data.faces import FLIP, FacePool, PooledFace, crop, placement
+from revisage.training.data.faces import FacePool, PooledFace, crop, placement
 
 __all__ = ["Scene", "crop_square", "scene", "scene_batches"]
 
@@ -55,7 +55,7 @@ def _put(
     matrix = placement([x, y], own_side * size / side, own_angle + angle, size, flip=flip)
     matrix[:, 2] += at - (size - 1) / 2
     picture = crop(face.picture, matrix, size)
-    own_points = face.landmarks[FLIP] if flip else face.landmarks
+    own_points = face.landmarks[MIRROR_ORDER] if flip else face.landmarks
     points: FloatArray = transform_points(matrix, own_points).astype(np.float32)
     height, width = face.picture.shape[:2]
     corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5]])

@@ -15,7 +15,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from revisage.alignment import face_crop_matrix, invert_affine, transform_points
+from revisage.alignment import (
+    MIRROR_ORDER,
+    face_crop_matrix,
+    invert_affine,
+    transform_points,
+)
 from revisage.errors import RecipeError
 from revisage.training.data.face_augment import camera, cover, light, texture
 from revisage.training.data.portraits import Portrait, read_portraits
@@ -36,18 +41,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
 
-# Index of each iBUG point in the mirrored face.
-FLIP = np.concatenate(
-    [
-        np.arange(16, -1, -1),  # jaw
-        np.arange(26, 16, -1),  # brows
-        np.arange(27, 31),  # nose ridge
-        np.arange(35, 30, -1),  # nostrils
-        [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40],  # eyes
-        [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55],  # outer lips
-        [64, 63, 62, 61, 60, 67, 66, 65],  # inner lips
-    ]
-)
+FLIP = MIRROR_ORDER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -304,7 +298,7 @@ def landmark_sample(
     points = transform_points(matrix, landmarks).astype(np.float32)
     yaw, pitch = face.yaw, face.pitch
     if flip:
-        points, yaw = points[FLIP], -yaw
+        points, yaw = points[MIRROR_ORDER], -yaw
     image = light(image, rng)
     if rng.random() < 0.3:
         image = cover(image, points, rng)
