@@ -138,7 +138,7 @@ def _plan(args: argparse.Namespace) -> list[_Job]:
 
 def _retouch(session: Session, job: _Job, options: Retouch, args: argparse.Namespace) -> Receipt:
     from revisage.layers import stage_layers
-    from revisage.photo import encode_photo, format_for, read_photo
+    from revisage.photo import format_for, photo_pieces, read_photo
     from revisage.photo.output import Staging, check_output
     from revisage.results import Stopwatch
 
@@ -150,7 +150,7 @@ def _retouch(session: Session, job: _Job, options: Retouch, args: argparse.Names
         photo = read_photo(job.photo)
     result = session.retouch(photo.pixels, options, args.faces)
     with after.stage("write"), Staging(force=args.force) as staging:
-        staging.write(job.image, encode_photo(photo.with_pixels(result.image), job.image))
+        staging.write(job.image, photo_pieces(photo.with_pixels(result.image), job.image))
         if job.layers is not None:
             stage_layers(staging, result.edits, job.layers)
         if job.compare is not None:
@@ -180,15 +180,16 @@ def _preview(pixels: Any) -> Any:
     import numpy as np
     from PIL import Image
 
-    from revisage.pixels import colour_channels, unit_range
+    from revisage.operations.square import block_average
+    from revisage.pixels import colour_channels
 
-    step = max(1, -(-max(pixels.shape[:2]) // (4 * _COMPARE_SIDE)))
-    pixels = pixels[::step, ::step]  # only beyond 6400 px; the rest is averaged below
-    colours = pixels.reshape(*pixels.shape[:2], -1)[:, :, : colour_channels(pixels)]
-    if colours.dtype != np.uint8:
-        colours = np.rint(unit_range(colours) * 255).astype(np.uint8)
-    image = Image.fromarray(np.squeeze(colours, axis=2) if colours.shape[2] == 1 else colours)
-    image = image.convert("RGB")
+    height, width = pixels.shape[:2]
+    planes = pixels.reshape(height, width, -1)
+    block = max(1, max(height, width) // _COMPARE_SIDE)
+    if block > 1 or pixels.dtype != np.uint8:  # averaged in strips: no float copy of the photo
+        planes = np.rint(block_average(planes, block) * np.float32(255)).astype(np.uint8)
+    colours = planes[:, :, : colour_channels(planes)]
+    image = Image.fromarray(colours[:, :, 0] if colours.shape[2] == 1 else colours).convert("RGB")
     image.thumbnail((_COMPARE_SIDE, _COMPARE_SIDE), reducing_gap=2.0)
     return image
 

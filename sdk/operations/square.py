@@ -12,7 +12,7 @@ from revisage.alignment import invert_affine, transform_points
 from revisage.kernels import flow_warp
 from revisage.pixels import Pixels, colour_channels, full_range, unit_range
 
-__all__ = ["sample_square"]
+__all__ = ["block_average", "sample_square"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -40,7 +40,7 @@ def sample_square(
     block = max(1, int(pitch + 1e-9))
     left, top, right, bottom = _region(pixels.shape, inverse, size, margin=2 * block)
     region = pixels[top:bottom, left:right]
-    reduced = _block_average(region.reshape(*region.shape[:2], -1), block)
+    reduced = block_average(region.reshape(*region.shape[:2], -1), block)
 
     oversample = 2 if pitch / block > 1.0 + 1e-9 else 1
     # Fine square pixel -> square pixel -> photo pixel -> pixel of the reduced region.
@@ -76,7 +76,7 @@ def _region(
     return left, top, right, bottom
 
 
-def _block_average(region: npt.NDArray[Any], block: int) -> FloatArray:
+def block_average(region: npt.NDArray[Any], block: int) -> FloatArray:
     """Mean over block x block pixels, float32 in [0, 1], colour channels only; [h, w, 1 or 3].
 
     The last block of a row or column repeats the region's edge.

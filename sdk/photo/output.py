@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,11 +71,13 @@ class Staging:
         self._staged[final] = temporary
         return temporary
 
-    def write(self, final: str | Path, content: bytes) -> None:
-        """Stage a file with this content; errors as for `path`."""
+    def write(self, final: str | Path, content: bytes | Iterable[bytes]) -> None:
+        """Stage a file with this content, or these pieces of it; errors as for `path`."""
         temporary = self.path(final)
         try:
-            temporary.write_bytes(content)
+            with temporary.open("wb") as file:
+                for piece in (content,) if isinstance(content, bytes) else content:
+                    file.write(piece)
         except OSError as error:  # the disk is full
             raise OutputError(f"{final}: cannot be written ({error.strerror})") from error
 

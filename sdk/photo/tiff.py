@@ -182,7 +182,12 @@ def tiff_chunks(photo: Photo) -> Iterator[bytes]:
     bits, whole = pixels.dtype.itemsize * 8, pixels.dtype.kind == "u"
     compressed = bool(photo.details.get("compressed", True))
     rows = max(1, min(height, _STRIP_BYTES // max(1, width * samples * bits // 8)))
-    strips = [_strip(pixels[top : top + rows], compressed) for top in range(0, height, rows)]
+    tops = range(0, height, rows)
+    if compressed:  # their lengths stand in the directory, before them
+        strips = [_strip(pixels[top : top + rows], True) for top in tops]
+        lengths = [len(strip) for strip in strips]
+    else:
+        lengths = [pixels[top : top + rows].nbytes for top in tops]
 
     ifd: Any = TiffImagePlugin.ImageFileDirectory_v2()
     if photo.exif:
@@ -211,15 +216,15 @@ def tiff_chunks(photo: Photo) -> Iterator[bytes]:
         ifd[_EXTRA_SAMPLES] = int(photo.details.get("extra_sample", 2))
     ifd[339] = ((1 if whole else 3),) * samples
     for code, values in (
-        (273, np.cumsum([0, *map(len, strips[:-1])]).tolist()),  # the writer adds its own length
-        (279, [len(strip) for strip in strips]),
+        (273, np.cumsum([0, *lengths[:-1]]).tolist()),  # the writer adds its own length
+        (279, lengths),
     ):
         ifd.tagtype[code] = 4  # LONG, whatever the values before they are moved
         ifd[code] = tuple(values)
     stream = io.BytesIO()
     ifd.save(stream)
     yield stream.getvalue()
-    yield from strips
+    yield from strips if compressed else (_strip(pixels[t : t + rows], False) for t in tops)
 
 
 def _strip(rows: Pixels, compressed: bool) -> bytes:

@@ -23,7 +23,7 @@ from revisage.photo.photo import FORMATS, MAX_SIDE, Photo
 from revisage.photo.tiff import tiff_chunks
 from revisage.pixels import Pixels, colour_channels
 
-__all__ = ["encode_photo", "format_for", "write_photo"]
+__all__ = ["encode_photo", "format_for", "photo_pieces", "write_photo"]
 
 _EXIF_PREFIX = b"Exif\x00\x00"
 _MAX_SIDES = {"JPEG": 65_535, "WEBP": 16_383, "AVIF": 65_535, "PNG": MAX_SIDE, "TIFF": MAX_SIDE}
@@ -55,7 +55,7 @@ def write_photo(photo: Photo, path: str | Path, *, force: bool = False) -> None:
             depth or alpha.
     """
     with Staging(force=force) as staging:
-        staging.write(path, encode_photo(photo, path))
+        staging.write(path, photo_pieces(photo, path))
 
 
 def encode_photo(photo: Photo, path: str | Path) -> bytes:
@@ -64,18 +64,27 @@ def encode_photo(photo: Photo, path: str | Path) -> bytes:
     Raises:
         OutputError: the format cannot hold the photo's depth, alpha or size.
     """
+    return b"".join(photo_pieces(photo, path))
+
+
+def photo_pieces(photo: Photo, path: str | Path) -> Iterator[bytes]:
+    """`encode_photo` in pieces, so that a large PNG or TIFF is never in memory as a whole.
+
+    Raises:
+        OutputError: as `encode_photo`, before the first piece.
+    """
     kind = format_for(path)
     _check_fits(photo, kind, path)
     if kind == "TIFF":
-        return b"".join(tiff_chunks(photo))
+        return tiff_chunks(photo)
     if kind == "PNG":
-        return b"".join(_png(photo))
+        return _png(photo)
     stream = io.BytesIO()
     try:
         _image(photo.pixels, kind).save(stream, format=kind, **_settings(photo, kind))
     except (OSError, ValueError) as error:  # metadata too long for the format, mostly
         raise OutputError(f"{path}: cannot be encoded as {kind} ({error})") from error
-    return stream.getvalue()
+    return iter([stream.getvalue()])
 
 
 def _check_fits(photo: Photo, kind: str, path: str | Path) -> None:
