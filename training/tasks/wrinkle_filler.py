@@ -2,8 +2,7 @@
 
 The figure that counts is the PSNR in the hole, so the reconstruction losses lead. The focal
 frequency loss and the wrinkle critic (the trained segmenter, which must see no wrinkle in what was
-filled) come with small weights; the critic needs the segmenter's weights, so it joins in the second
-recipe, which continues from the first one's weights.
+filled) come with small weights.
 """
 
 from __future__ import annotations
