@@ -72,7 +72,7 @@ class Result:
     receipt: Receipt
 
     def __repr__(self) -> str:
-        shape = getattr(self.image, "shape", None) or getattr(self.image, "size", "?")
+        shape: Any = getattr(self.image, "shape", None) or getattr(self.image, "size", ())
         return (
             f"Result({type(self.image).__name__} {tuple(shape)}, {len(self.faces)} faces, "
             f"{len(self.edits)} edits, {self.receipt.total_ms:.0f} ms)"

@@ -260,8 +260,9 @@ class Session:
         names = [bundle for operation in strengths for bundle in bundles_of(operation)]
         with self._lock:
             used = {name: self._engines[name] for name in names if name in self._engines}
-            if used and hasattr(self._faces, "engine"):  # ours; a stand-in may have none
-                used = {name: self._faces.engine(name) for name in FACE_BUNDLES} | used
+            find_engine = getattr(self._faces, "engine", None)  # a stand-in may have none
+            if used and find_engine is not None:
+                used = {name: find_engine(name) for name in FACE_BUNDLES} | used
         first = next(iter(used.values()), None)
         return Receipt(
             version=revisage.__version__,

@@ -99,7 +99,7 @@ def keep_folds(
 def _roughness(light: FloatArray) -> FloatArray:
     """How far each pixel of [S, S, 1] is from the mean of the 5 x 5 around it."""
     everywhere = np.ones(light.shape[:2], dtype=np.bool_)
-    return np.abs(light - box_mean(light, everywhere, 2))
+    return np.asarray(np.abs(light - box_mean(light, everywhere, 2)))
 
 
 def wears_spectacles(square: FloatArray, landmarks: Points) -> bool:

@@ -126,27 +126,29 @@ def _through_pillow(path: Path, data: bytes, page: Any) -> Pixels:
     from revisage.photo.reading import join_bytes
 
     deep = int(page.bitspersample) > 8
-    with TiffImagePlugin.TiffImageFile(io.BytesIO(data)) as image:
+    image: Any = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    with image:
         if image.mode in ("1", "P"):
-            image = image.convert("L" if image.mode == "1" else "RGB")
+            return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
         if not deep and image.mode in ("L", "LA", "RGB", "RGBA"):
             return np.asarray(image)
         if image.mode in ("I;16", "I;16B"):
             return np.asarray(image).astype(np.uint16)
+        mode = image.mode
         raw = image.tile[0].args[0] if image.tile else ""
-        if not (deep and image.mode in ("RGB", "RGBA") and raw == f"{image.mode};16N"):
+        if not (deep and mode in ("RGB", "RGBA") and raw == f"{mode};16N"):
             raise MediaError(
                 f"{path}: this kind of TIFF ({page.compression.name}, {page.dtype}) cannot be read "
                 "here; save it uncompressed or with Deflate (ZIP)"
             )
-        mode = image.mode
     halves = {}
     for order in "BL":
-        with TiffImagePlugin.TiffImageFile(io.BytesIO(data)) as image:
-            image.tile = [
-                tile._replace(args=(f"{mode};16{order}", *tile.args[1:])) for tile in image.tile
+        again: Any = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+        with again:
+            again.tile = [
+                tile._replace(args=(f"{mode};16{order}", *tile.args[1:])) for tile in again.tile
             ]
-            halves[order] = np.asarray(image)
+            halves[order] = np.asarray(again)
     # libtiff hands over samples in the machine's order.
     high, low = ("L", "B") if sys.byteorder == "little" else ("B", "L")
     return join_bytes(halves[high], halves[low])
