@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     for engine, precisions in bundle.certificate.errors.items():
         for precision, outputs in precisions.items():
             tolerance = bundle.manifest.tolerance(engine, precision)
-            for output, error in outputs.items():
+            for output, errors in outputs.items():
                 print(
-                    f"{engine} {precision} {output}: off by {error['max_abs']:.2g} at most, "
-                    f"{error['mean_abs']:.2g} on average (tolerance {tolerance.max_abs:.2g})"
+                    f"{engine} {precision} {output}: off by {errors['max_abs']:.2g} at most, "
+                    f"{errors['mean_abs']:.2g} on average (tolerance {tolerance.max_abs:.2g})"
                 )
     megabytes = (bundle.path / "model.onnx").stat().st_size / 1e6
     print(f"{bundle.path}: {megabytes:.1f} MB, certified")

@@ -56,7 +56,7 @@ def _candidates(content: Any) -> list[Mapping[str, Any]]:
     if not isinstance(content, Mapping):
         return []
     found = [content, *(child for child in content.values() if isinstance(child, Mapping))]
-    kept = []
+    kept: list[Mapping[str, Any]] = []
     for mapping in found:
         tensors = {
             key: value

@@ -248,7 +248,7 @@ def _measure_pickle(file: BinaryIO) -> bytes:
     for opcode, argument, position in pickletools.genops(file):
         if (position or 0) - start > MAX_PICKLE_BYTES:
             raise CheckpointError(f"its pickle is larger than {MAX_PICKLE_BYTES} bytes")
-        if opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument) > MAX_MEMO:
+        if opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > MAX_MEMO:
             raise CheckpointError(f"its pickle asks for a memo of {argument} entries")
         if opcode.name.startswith("EXT") or opcode.name in {"NEXT_BUFFER", "READONLY_BUFFER"}:
             raise CheckpointError(f"its pickle uses {opcode.name}, which no checkpoint does")
