@@ -142,8 +142,8 @@ def fit(task: Task, run: Run, out: Path, *, device: str = "cpu") -> dict[str, fl
             with torch.no_grad():
                 for kept, new in zip(average.parameters(), network.parameters(), strict=True):
                     kept.lerp_(new, 1 - decay)
-                for kept, new in zip(average.buffers(), network.buffers(), strict=True):
-                    kept.copy_(new)
+                for buffer, latest in zip(average.buffers(), network.buffers(), strict=True):
+                    buffer.copy_(latest)
             for key, value in {"loss": loss.item(), "norm": norm.item(), **parts}.items():
                 sums[key] = sums.get(key, 0.0) + value
             counted += 1
