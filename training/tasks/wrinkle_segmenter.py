@@ -46,7 +46,7 @@ class Data:
 class Loss:
     dice: float = 1.0
     cross_entropy: float = 0.5
-    positive: float = 3.0  # weight of wrinkle pixels in the cross entropy
+    positive: float = 1.0  # weight of wrinkle pixels in the cross entropy
 
 
 def as_image(image: torch.Tensor) -> torch.Tensor:
