@@ -40,7 +40,7 @@ _CLEARANCE = 4.0  # pixels next to a line that belong to its shading
 
 _DARKEST = 0.45  # log units: 36 % darker
 _LOSS_OF_RED = 0.05  # log red minus log blue
-_ROUGHEST = 2.8  # times the median of the face
+_ROUGHEST = 3.2  # times the smoothest quarter of the face, which a beard leaves free
 _SMOOTH = 0.006  # log units: skin without grain, as in a soft or much reduced photo
 _BLACK = 0.03  # added before the log: sensor noise in the dark
 
@@ -89,7 +89,7 @@ def keep_folds(
     depth = mean(shade @ _LUMA)
     loss_of_red = mean(shade[:, 0] - shade[:, 2])
     plain = around[:, :, 3][skin & (around[:, :, 3] > 0)]
-    usual = max(float(np.median(plain)), _SMOOTH) if plain.size else _SMOOTH
+    usual = max(float(np.quantile(plain, 0.25)), _SMOOTH) if plain.size else _SMOOTH
     rough = mean(around[inside][:, 3]) / usual
     skin_like = (depth <= _DARKEST) & (loss_of_red <= _LOSS_OF_RED) & (rough <= _ROUGHEST)
     keep = np.concatenate([[False], (lengths >= least) & slender & skin_like])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from revisage.session import Session
 from revisage.video import VideoFrame, open_video
 from revisage.video.frames import FrameBatch
 from tests.sdk.stand_ins import StandInParts, face_at, session_for
+from tests.support import ROOT
 
 av = pytest.importorskip("av")
 
@@ -226,6 +229,27 @@ def test_one_frame_at_a_time_is_in_memory(tmp_path: Path) -> None:
                 assert frame.time == Fraction(TIMES[frame.index], 90000)
                 assert frame.rgb().shape == (HEIGHT, WIDTH, 3)
                 assert [edit.operation for edit in frame.edits] == ["wrinkles"]
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """Peak memory of fresh processes: four times the frames, hardly more memory."""
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from tests.sdk.test_video import FACE, copy, session_for\n"
+        "source = Path(sys.argv[1])\n"
+        "copy(source, source.with_suffix('.out.mkv'), 1.0, session_for(FACE, size=16))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    peaks = []
+    for count in (80, 320):  # both beyond what the encoder looks ahead
+        times = [3000 * n for n in range(count)]
+        source = make_video(tmp_path / f"{count}.mkv", times=times, audio=None)
+        command = [sys.executable, "-c", code, str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        peaks.append(int(done.stdout))
+    # 240 frames more of 160 x 120 in RGB and as floats would be 60 MB.
+    assert peaks[1] - peaks[0] < 20
 
 
 def test_metadata_and_a_second_sound_track_are_copied(tmp_path: Path) -> None:
