@@ -138,8 +138,9 @@ def _plan(args: argparse.Namespace) -> list[_Job]:
 
 def _retouch(session: Session, job: _Job, options: Retouch, args: argparse.Namespace) -> Receipt:
     from revisage.layers import stage_layers
-    from revisage.photo import format_for, photo_pieces, read_photo
+    from revisage.photo import format_for, read_photo
     from revisage.photo.output import Staging, check_output
+    from revisage.photo.writing import photo_pieces
     from revisage.results import Stopwatch
 
     before, after = Stopwatch(), Stopwatch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from revisage.photo.photo import FORMATS, MAX_PIXELS, MAX_SIDE, Photo
 from revisage.photo.reading import read_photo
-from revisage.photo.writing import encode_photo, format_for, photo_pieces, write_photo
+from revisage.photo.writing import encode_photo, format_for, write_photo
 
 __all__ = [
     "FORMATS",
@@ -13,7 +13,6 @@ __all__ = [
     "Photo",
     "encode_photo",
     "format_for",
-    "photo_pieces",
     "read_photo",
     "write_photo",
 ]
