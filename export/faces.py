@@ -37,9 +37,9 @@ def _load(network: torch.nn.Module, weights: Path) -> None:
 
 
 def _origin(name: str) -> RecipeOrigin:
-    import revisage.training
+    import revisage.training.models as models
 
-    text = (Path(revisage.training.__file__).parent / "recipes" / f"{name}.toml").read_bytes()
+    text = (Path(models.__file__).parents[1] / "recipes" / f"{name}.toml").read_bytes()
     return RecipeOrigin(name=name, digest=hashlib.sha256(text).hexdigest())
 
 
@@ -68,7 +68,7 @@ def face_finder(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
             "smallest_side": FaceFinder.smallest_side,
             "reference_side": FaceFinder.reference_side,
             "side_per_width": SIDE_PER_WIDTH,
-            "proposal_score": 0.25,
+            "proposal_score": 0.35,
             "most_proposals": 64,
         },
     )
@@ -100,7 +100,7 @@ def face_landmarks(weights: Path, folder: Path, *, force: bool = False) -> Bundl
         licence="Apache-2.0",
         recipe=_origin("face_landmarks"),
         weights_digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
-        settings={"first_score": 0.4, "score": 0.98, "track_score": 0.5},
+        settings={"first_score": 0.4, "score": 0.97, "track_score": 0.5},
     )
     references = [{"image": picture[None]} for picture in reference_pictures(8, size)]
     return export_bundle(network, fields, references, folder, force=force)
