@@ -68,7 +68,7 @@ def face_finder(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
             "smallest_side": FaceFinder.smallest_side,
             "reference_side": FaceFinder.reference_side,
             "side_per_width": SIDE_PER_WIDTH,
-            "proposal_score": 0.35,
+            "proposal_score": 0.3,
             "most_proposals": 64,
         },
     )
