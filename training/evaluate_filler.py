@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if given.pictures:
         squares, landmarks = squares[: given.pictures], landmarks[: given.pictures]
-    for grow in given.grow or [2]:
+    for grow in given.grow or [2, 4]:  # 4 is what `revisage.operations.wrinkles` dilates by
         skin, face = evaluate(fills, squares, landmarks, grow=grow, save=given.save)
         print(skin.table(f"wrinkle-shaped holes on clean skin (dilated by {grow} px)"))
     print(face.table("free-form holes anywhere in the face"))
