@@ -16,6 +16,6 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(autouse=True)
 def _global_random_state_is_left_alone() -> Iterator[None]:
-    before = np.random.get_state()  # noqa: NPY002
+    before = np.random.get_state()
     yield
-    np.random.set_state(before)  # noqa: NPY002
+    np.random.set_state(before)
