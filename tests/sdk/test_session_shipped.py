@@ -43,7 +43,8 @@ def test_the_astronaut_is_retouched_only_where_the_mask_is(result: rv.Result) ->
     assert 70 < width < 130
     changed = (result.image != photo).any(axis=2)
     assert not changed[edit.mask_on(512, 512) == 0].any()
-    assert 100 < changed.sum() < 0.1 * width * height
+    # Two smile lines of a face 93 px wide.
+    assert 50 < changed.sum() < 0.1 * width * height
     # Brighter or darker by a shade, never painted over.
     assert np.abs(result.image.astype(int) - photo).max() < 90
 
