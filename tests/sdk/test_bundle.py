@@ -229,7 +229,8 @@ def test_every_shipped_bundle_opens_under_its_own_name() -> None:
     for name in shipped_names():
         bundle = shipped_bundle(name)
         assert bundle.name == name
-        assert b"/work/" not in bundle.read()
+        assert b"/home/" not in bundle.read()
+        assert b"/root/" not in bundle.read()
         assert dataclasses.asdict(bundle.manifest.recipe)["name"]
 
 

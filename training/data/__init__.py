@@ -1,1 +1,1 @@
-"""TODO-data"""
+"""Data: readers of picture folders and seeded synthesis."""

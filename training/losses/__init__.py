@@ -1,1 +1,1 @@
-"""TODO-losses"""
+"""Losses: functions of tensors, each with the paper and equation it comes from."""

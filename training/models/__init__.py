@@ -1,1 +1,1 @@
-"""TODO-models"""
+"""Networks. The only part of training that the export package may import."""
