@@ -1,0 +1,129 @@
+"""Faces in the canonical aligned square, with their landmarks.
+
+What the synthesis of wrinkles, blemishes, worn masks, degradations and guides starts from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from revisage.alignment import square_matrix, transform_points
+from revisage.errors import RecipeError
+from revisage.training.data.portraits import Portrait, read_portraits
+
+__all__ = ["AlignedFace", "align_face", "aligned_faces"]
+
+Image = npt.NDArray[np.uint8]
+Points = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AlignedFace:
+    """One face in the square of `revisage.alignment.square_matrix`; image and points read-only."""
+
+    id: str
+    identity: str
+    image: Image  # [S, S, 3] RGB
+    landmarks: Points  # [68, 2] x and y in square pixels, iBUG 300-W order
+    native_face_px: float  # width of the face in the original photo
+    extra: dict[str, Any]  # the whole annotation line
+
+
+def align_face(photo: Image, landmarks: npt.ArrayLike, size: int) -> tuple[Image, Points]:
+    """Cut the aligned square of a face out of a photo.
+
+    Args:
+        photo: [H, W, 3] uint8.
+        landmarks: [68, 2] in photo pixels, iBUG 300-W order.
+        size: side of the square in pixels.
+
+    Returns:
+        The square, [size, size, 3] uint8, mirrored where the photo ends, and the landmarks in it.
+    """
+    matrix = square_matrix(landmarks, size)
+    shrink = 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    # Sampled at twice the size or finer, then averaged: bilinear steps of at most two photo pixels.
+    fine = max(2, int(np.ceil(shrink / 2)))
+    large = cv2.warpAffine(
+        photo,
+        square_matrix(landmarks, fine * size),
+        (fine * size, fine * size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    square = cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(square, dtype=np.uint8), transform_points(matrix, landmarks)
+
+
+def _native_face_px(portrait: Portrait) -> float:
+    return float(portrait.extra.get("native_face_px") or portrait.face_px)
+
+
+@functools.lru_cache(maxsize=16)
+def _aligned(
+    folders: tuple[str, ...], split: str | None, size: int, min_native_face_px: float, limit: int
+) -> tuple[AlignedFace, ...]:
+    chosen = [
+        portrait
+        for folder in folders
+        for portrait in read_portraits(folder, split)
+        if _native_face_px(portrait) >= min_native_face_px
+    ]
+    if limit > 0:
+        chosen = chosen[:limit]
+    if not chosen:
+        what = f"split {split!r}" if split else "any split"
+        raise RecipeError(
+            f"no portrait of {what} with a face of at least {min_native_face_px:g} px in "
+            f"{', '.join(folders) or 'no folder'}: name other folders, another split, or a lower "
+            "min_native_face_px"
+        )
+    faces = []
+    for portrait in chosen:
+        image, landmarks = align_face(portrait.image(), portrait.landmarks, size)
+        image.setflags(write=False)
+        landmarks.setflags(write=False)
+        faces.append(
+            AlignedFace(
+                id=portrait.id,
+                identity=portrait.identity,
+                image=image,
+                landmarks=landmarks,
+                native_face_px=_native_face_px(portrait),
+                extra=portrait.extra,
+            )
+        )
+    return tuple(faces)
+
+
+def aligned_faces(
+    folders: Sequence[str | Path],
+    split: str | None,
+    size: int,
+    *,
+    min_native_face_px: float = 0.0,
+    limit: int = 0,
+) -> list[AlignedFace]:
+    """All faces of annotated portrait folders, aligned; decoded once per process.
+
+    Args:
+        folders: folders that `read_portraits` understands, in this order.
+        split: "train", "val" or "test"; None for all.
+        size: side of the square in pixels.
+        min_native_face_px: leave out faces that were narrower in the original photo (the box of
+            the stored picture counts where the annotation does not say).
+        limit: keep only the first faces; 0 keeps all.
+
+    Raises:
+        RecipeError: no face left, or a folder without annotations.
+    """
+    names = tuple(str(folder) for folder in folders)
+    return list(_aligned(names, split, int(size), float(min_native_face_px), int(limit)))
