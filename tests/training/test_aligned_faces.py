@@ -13,7 +13,7 @@ from revisage.alignment import square_matrix, transform_points
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import align_face, aligned_faces
 
-from .drawn_face import drawn_landmarks
+from tests.training.drawn_face import drawn_landmarks
 
 
 def _folder(folder: Path) -> Path:
