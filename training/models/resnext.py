@@ -18,13 +18,17 @@ class _Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inside: int, planes: int, stride: int, groups: int, group_base: int) -> None:
+    def __init__(
+        self, inside: int, planes: int, stride: int, dilation: int, groups: int, group_base: int
+    ) -> None:
         super().__init__()
         width = planes * group_base // 64 * groups
         outside = planes * self.expansion
         self.conv1 = nn.Conv2d(inside, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(
+            width, width, 3, stride, dilation, dilation=dilation, groups=groups, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outside, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outside)
@@ -45,24 +49,35 @@ class ResNeXt50(nn.Module):
     """[N, in_channels, H, W] -> features at 1/2, 1/4, 1/8, 1/16 and 1/32, H and W multiples of 32.
 
     `forward` returns the first `depth` of them, with 64, 256, 512, 1024 and 2048 channels.
+
+    Args:
+        in_channels: channels of the input.
+        depth: features that `forward` returns, 1 to 5.
+        output_stride: 32; or 16 or 8, where the stages that would go below that size keep it and
+            all their 3 x 3 convolutions are dilated twofold, then fourfold (Chen et al. 2017,
+            "Rethinking Atrous Convolution", section 3.1, without its multi-grid).
     """
 
     channels = (64, 256, 512, 1024, 2048)
 
-    def __init__(self, in_channels: int = 3, depth: int = 5) -> None:
+    def __init__(self, in_channels: int = 3, depth: int = 5, output_stride: int = 32) -> None:
         super().__init__()
-        if not 2 <= depth <= 5:
-            raise ValueError(f"the encoder has features of depth 2 to 5, not {depth}")
+        if not 1 <= depth <= 5:
+            raise ValueError(f"the encoder has features of depth 1 to 5, not {depth}")
+        if output_stride not in {8, 16, 32}:
+            raise ValueError(f"the output stride is 8, 16 or 32, not {output_stride}")
         self.depth = depth
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         # All four stages exist whatever the depth, because checkpoints hold them all.
         inside = 64
         for index, (planes, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+            reached = 4 * 2**index  # stride of the stage in an undilated network
+            dilation = max(1, reached // output_stride)
             blocks = []
             for block in range(count):
-                stride = 2 if block == 0 and index > 0 else 1
-                blocks.append(_Bottleneck(inside, planes, stride, groups=32, group_base=4))
+                stride = 2 if block == 0 and index > 0 and dilation == 1 else 1
+                blocks.append(_Bottleneck(inside, planes, stride, dilation, 32, 4))
                 inside = planes * _Bottleneck.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
 
