@@ -22,6 +22,7 @@ from revisage.errors import CheckpointError, OutputError
 from revisage.training.importers.architecture import Architecture, Arguments, load_checked
 from revisage.training.importers.checkpoint_reader import StoredTensor, read_checkpoint
 from revisage.training.importers.deeplabv3 import DEEPLABV3
+from revisage.training.importers.gfrnet import GFRNET_PYRAMID_WARPNET, GFRNET_WARPNET
 from revisage.training.importers.lama import LAMA, LAMA_DISCRIMINATOR
 from revisage.training.importers.unet import UNET
 from revisage.training.importers.unetpp import UNETPP
@@ -38,7 +39,15 @@ __all__ = [
 # The first that matches is taken, so a file with a generator and its critic gives the generator.
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
-    for architecture in (LAMA, LAMA_DISCRIMINATOR, UNETPP, UNET, DEEPLABV3)
+    for architecture in (
+        LAMA,
+        LAMA_DISCRIMINATOR,
+        UNETPP,
+        UNET,
+        DEEPLABV3,
+        GFRNET_WARPNET,
+        GFRNET_PYRAMID_WARPNET,
+    )
 }
 
 Tensors = Mapping[str, StoredTensor] | Mapping[str, torch.Tensor]
