@@ -21,9 +21,22 @@ import torch
 from revisage.errors import CheckpointError, OutputError
 from revisage.training.importers.architecture import Architecture, Arguments, load_checked
 from revisage.training.importers.checkpoint_reader import StoredTensor, read_checkpoint
+from revisage.training.importers.cyclegan import (
+    CYCLEGAN_PATCH,
+    CYCLEGAN_PIXEL,
+    CYCLEGAN_RESNET,
+    CYCLEGAN_UNET,
+)
 from revisage.training.importers.deeplabv3 import DEEPLABV3
+from revisage.training.importers.dmfn import DMFB_BLOCK, DMFN, DMFN_DISCRIMINATOR
 from revisage.training.importers.gfrnet import GFRNET_PYRAMID_WARPNET, GFRNET_WARPNET
 from revisage.training.importers.lama import LAMA, LAMA_DISCRIMINATOR
+from revisage.training.importers.stargan import STARGAN, STARGAN_DISCRIMINATOR
+from revisage.training.importers.stylegan2 import (
+    NV_STYLEGAN2,
+    STYLEGAN2,
+    STYLEGAN2_DISCRIMINATOR,
+)
 from revisage.training.importers.unet import UNET
 from revisage.training.importers.unetpp import UNETPP
 
@@ -47,6 +60,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         DEEPLABV3,
         GFRNET_WARPNET,
         GFRNET_PYRAMID_WARPNET,
+        CYCLEGAN_RESNET,
+        CYCLEGAN_UNET,
+        CYCLEGAN_PATCH,
+        CYCLEGAN_PIXEL,
+        STARGAN,
+        STARGAN_DISCRIMINATOR,
+        DMFN,
+        DMFN_DISCRIMINATOR,
+        DMFB_BLOCK,
+        STYLEGAN2,
+        STYLEGAN2_DISCRIMINATOR,
+        NV_STYLEGAN2,
     )
 }
 
@@ -67,7 +92,10 @@ def _candidates(content: Any) -> list[Mapping[str, Any]]:
     """Mappings that may be a state dict: the content itself, then what stands one level down."""
     if not isinstance(content, Mapping):
         return []
-    found = [content, *(child for child in content.values() if isinstance(child, Mapping))]
+    children = [item for item in content.items() if isinstance(item[1], Mapping)]
+    # Of a generator and its average ("g" and "g_ema") the average is the one to use.
+    children.sort(key=lambda item: "ema" not in str(item[0]).lower().split("_"))
+    found = [content, *(child for _, child in children)]
     kept: list[Mapping[str, Any]] = []
     for mapping in found:
         tensors = {
