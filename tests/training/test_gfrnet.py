@@ -1,0 +1,223 @@
+"""GFRNet: the authors' WarpNets to the number, and RecNet, discriminators and variants by rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from revisage.errors import CheckpointError
+from revisage.kernels import flow_warp
+from revisage.training.importers import from_checkpoint, from_state_dict, read_network
+from revisage.training.models.gfrnet import (
+    PARTS,
+    VARIANTS,
+    GFRNet,
+    RecNet,
+    RestorationDiscriminator,
+    crop_resized,
+    face_boxes,
+    part_boxes,
+)
+from revisage.training.models.gfrnet_warpnet import (
+    PyramidWarpNet,
+    WarpNet,
+    grid_of_flow,
+    identity_grid,
+    warp,
+)
+from tests.training.parity import close, fixtures
+
+TOLERANCE = 5e-3  # of the fixtures; their float32 noise reaches 3e-4
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_warpnet_fixtures() -> None:
+    for fill, meta, arrays in fixtures("gfr_warpnet*.json"):
+        state = fill.state_dict_torch(meta, "net")
+        network = from_state_dict(state)
+        assert list(network.state_dict()) == list(state)
+        degraded, guide = (torch.from_numpy(arrays[f"in_{name}"]) for name in ("degraded", "guide"))
+        with torch.inference_mode():
+            found = network(degraded, guide)
+        if isinstance(network, WarpNet):
+            grid = found
+            close(grid, arrays["out_grid"], TOLERANCE)
+        else:
+            grid = found[0]
+            for scale, grid_there in enumerate(found):
+                close(grid_there, arrays[f"out_flow{scale}"], TOLERANCE)
+        close(warp(guide, grid), arrays["out_warp_align_true"], TOLERANCE)
+        default = warp(guide, grid, align_corners=False)
+        close(default, arrays["out_warp_default"], TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        WarpNet(ngf=2, levels=3),
+        WarpNet(ngf=3, levels=5),
+        PyramidWarpNet(ngf=4),
+        PyramidWarpNet(ngf=8, norm="instance"),
+    ],
+)
+def test_importer_tells_sizes_from_keys(network: nn.Module, tmp_path: Path) -> None:
+    network.eval()
+    path = tmp_path / "latest.pth"
+    torch.save({"module." + key: value for key, value in network.state_dict().items()}, path)
+    found = from_checkpoint(path)
+    assert type(found) is type(network)
+    assert not found.training
+    pair = torch.rand(2, 1, 3, 128, 128).unbind()
+    with torch.inference_mode():
+        one, two = network(*pair), found(*pair)
+    one, two = (x if isinstance(x, torch.Tensor) else x[0] for x in (one, two))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_importer_refuses_another_input(tmp_path: Path) -> None:
+    state = WarpNet(ngf=2, levels=3).state_dict()
+    state["warpNet.0.0.weight"] = torch.zeros(2, 8, 4, 4)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="8 channels"):
+        read_network(tmp_path / "net.pth")
+
+
+def test_sides_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 8"):
+        WarpNet(ngf=2, levels=3)(torch.rand(1, 3, 12, 16), torch.rand(1, 3, 12, 16))
+    with pytest.raises(ValueError, match="multiples of 64"):
+        PyramidWarpNet(ngf=4)(torch.rand(1, 3, 32, 64), torch.rand(1, 3, 32, 64))
+
+
+def test_identity_grid_copies() -> None:
+    image = torch.rand(1, 3, 11, 7)
+    torch.testing.assert_close(warp(image, identity_grid(11, 7)), image, atol=1e-5, rtol=0)
+
+
+def test_grid_of_flow_agrees_with_the_kernel() -> None:
+    rng = np.random.default_rng(5)
+    image = rng.random((20, 24, 3), dtype=np.float32)
+    flow = rng.normal(0, 4, (20, 24, 2)).astype(np.float32)
+    picture = torch.from_numpy(image).permute(2, 0, 1)[None]
+    ours = warp(picture, grid_of_flow(torch.from_numpy(flow)[None]))[0].permute(1, 2, 0)
+    kernel = flow_warp(image, flow, padding="zero")
+    np.testing.assert_allclose(ours.numpy(), kernel, atol=2e-5)
+
+
+def test_recnet_is_the_table_of_the_paper_size() -> None:
+    with torch.device("meta"):
+        network = RecNet()
+    widths = [64, 128, 256, 512, 512, 512, 512, 512]
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == widths
+    ups = [m for m in network.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [(m.in_channels, m.out_channels) for m in ups] == [
+        (512, 512), (1024, 512), (1024, 512), (1024, 512),
+        (1024, 256), (512, 128), (256, 64), (128, 3),
+    ]  # fmt: skip
+    dropouts = [any(isinstance(m, nn.Dropout) for m in block) for block in network.decoder]  # type: ignore[union-attr, attr-defined]
+    assert dropouts == [True, True, True, False, False, False, False, False]
+    norms = [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms == [*widths[1:7], 512, 512, 512, 512, 256, 128, 64]
+
+
+def test_every_pixel_of_the_input_reaches_recnets_output() -> None:
+    torch.manual_seed(1)
+    network = RecNet(inputs=3, ngf=4, levels=3).eval()
+    x = torch.rand(1, 3, 8, 8, requires_grad=True)
+    network(x).sum().backward()
+    assert x.grad is not None
+    assert bool((x.grad != 0).all())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_each_variant_looks_at(variant: str) -> None:
+    torch.manual_seed(2)
+    network = GFRNet(variant, warp_ngf=2, rec_ngf=4, levels=4).eval()
+    degraded, guide = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16, requires_grad=True)
+    found = network(degraded, guide)
+    assert found.restored.shape == (1, 3, 16, 16)
+    found.restored.sum().backward()
+    warps = variant in {"full", "-F", "R"}
+    assert (network.warpnet is not None) == warps
+    assert (found.grid is not None) == warps
+    assert (guide.grad is not None) == (not variant.startswith("-WG"))
+    if not warps:
+        torch.testing.assert_close(found.warped, guide)
+    twice = GFRNet("full", warp_ngf=2, rec_ngf=8, levels=4).recnet
+    if variant == "-W2":
+        assert parameters(network.recnet) == parameters(twice)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_detached_guides_keep_losses_from_warpnet(detach: bool) -> None:
+    network = GFRNet("full", warp_ngf=2, rec_ngf=2, levels=3, detach_guide=detach)
+    network(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)).restored.sum().backward()
+    assert network.warpnet is not None
+    reached = any(p.grad is not None for p in network.warpnet.parameters())
+    assert reached != detach
+
+
+def test_published_and_compact_sizes() -> None:
+    with torch.device("meta"):
+        full, compact = GFRNet.paper(), GFRNet.compact()
+        assert full.warpnet is not None
+        assert round(parameters(full.warpnet) / 1e6, 1) == 123.0
+        assert round(parameters(full.recnet) / 1e6, 1) == 54.4
+        assert parameters(compact) < 3e6
+        assert round(parameters(PyramidWarpNet.paper()) / 1e6, 1) == 11.4
+        assert round(parameters(RestorationDiscriminator.paper()) / 1e6, 1) == 11.2
+
+
+def test_compact_takes_256_px() -> None:
+    network = GFRNet.compact().eval()
+    with torch.inference_mode():
+        found = network(torch.rand(1, 3, 256, 256), torch.rand(1, 3, 256, 256))
+    assert found.restored.shape == found.warped.shape == (1, 3, 256, 256)
+    assert found.restored.min() >= 0
+    assert found.restored.max() <= 1
+
+
+@pytest.mark.parametrize(("levels", "size"), [(5, 256), (3, 64), (1, 16)])
+def test_discriminators_give_one_score(levels: int, size: int) -> None:
+    network = RestorationDiscriminator(6, 2, levels).eval()
+    with torch.inference_mode():
+        assert network(torch.rand(3, 6, size, size)).shape == (3,)
+    with pytest.raises(ValueError, match=f"judges {size}"):
+        network(torch.rand(1, 6, size + 8, size))
+
+
+def test_crops_are_the_boxes() -> None:
+    image = torch.rand(2, 3, 20, 30)
+    boxes = torch.tensor([[0.0, 0.0, 29.0, 19.0], [3.0, 4.0, 12.0, 13.0]])
+    torch.testing.assert_close(crop_resized(image, boxes, 10)[1], image[1, :, 4:14, 3:13])
+    whole = nn.functional.interpolate(image, (10, 10), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(crop_resized(image, boxes, 10)[0], whole[0], atol=1e-5, rtol=1e-5)
+
+
+def test_boxes_of_face_and_parts() -> None:
+    points = torch.zeros(1, 68, 2)
+    points[0, :, 0] = torch.linspace(10, 50, 68)
+    points[0, :, 1] = torch.linspace(20, 60, 68)
+    torch.testing.assert_close(face_boxes(points, 0.5), torch.tensor([[-10.0, 0.0, 70.0, 80.0]]))
+    for part, (first, last) in PARTS.items():
+        x0, y0, x1, y1 = part_boxes(points, part, expand=2.0)[0].tolist()
+        extent = (last - 1 - first) * 40 / 67
+        assert x1 - x0 == pytest.approx(2 * extent, rel=1e-4)
+        assert y1 - y0 == pytest.approx(x1 - x0, rel=1e-4)
+    with pytest.raises(ValueError, match="left_eye"):
+        part_boxes(points, "ear")
+
+
+def test_unknown_variants_are_refused() -> None:
+    with pytest.raises(ValueError, match="-WG2"):
+        GFRNet("-X")
+    with pytest.raises(ValueError, match="pyramid"):
+        GFRNet(warpnet="flownet")
