@@ -1,8 +1,9 @@
 """Run a recipe: resolve it, print it, build its task, train.
 
 `revisage train RECIPE [--dry-run] [--set table.key=value] [--out DIR]` comes here, and so does
-`python -m revisage.training.train`. The resolved recipe is written beside the weights, so that a
-run can be run again; a run that was stopped continues where it was.
+`python -m revisage.training.train`, which torchrun can start several times. The resolved recipe is
+written beside the weights, so that a run can be run again; a run that was stopped continues where
+it was.
 """
 
 from __future__ import annotations
@@ -10,16 +11,35 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import os
 import pkgutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from revisage.errors import OutputError, RecipeError
-from revisage.training.recipe import Run, read_recipe, recipe_path, section
+from revisage.training.recipe import (
+    Run,
+    optimiser,
+    read_recipe,
+    recipe_names,
+    recipe_path,
+    section,
+)
 
-__all__ = ["main", "resolve", "task_module", "task_names", "train", "write_toml"]
+__all__ = [
+    "list_recipes",
+    "main",
+    "resolve",
+    "task_module",
+    "task_names",
+    "train",
+    "write_toml",
+]
+
+TABLES = {"model": "Model", "data": "Data", "loss": "Loss"}  # and the task's dataclass of each
 
 
 def task_names() -> tuple[str, ...]:
@@ -46,23 +66,30 @@ def task_module(name: str) -> ModuleType:
 def resolve(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """A recipe with every default filled in.
 
-    `[run]` is `Run`. Any other table is the task module's dataclass of that name in capitals
-    (`[data]` is `Data`); its defaults are filled in too, and a table without one is kept as it is.
+    `[run]` is `Run`, each `[optimiser.NAME]` is `Optimiser` with the defaults of `[run]`, and
+    `[model]`, `[data]` and `[loss]` are the task module's dataclasses `Model`, `Data` and `Loss`.
+
+    Raises:
+        RecipeError: an unknown table, task or key, or an impossible value.
     """
     run = section(recipe, "run", Run)
     module = task_module(run.task)
-    resolved = {"run": dataclasses.asdict(run)}
     kinds = {
-        name.lower(): kind
-        for name, kind in vars(module).items()
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and name.istitle()
+        table: getattr(module, kind) for table, kind in TABLES.items() if hasattr(module, kind)
     }
-    own = {name: kind for name, kind in kinds.items() if kind.__module__ == module.__name__}
-    for name in sorted(({*recipe} | {*own}) - {"run"}):
-        if name in own:
-            resolved[name] = dataclasses.asdict(section(recipe, name, own[name]))
-        else:
-            resolved[name] = dict(recipe[name])
+    known = ("run", "optimiser", *kinds)
+    unknown = sorted(set(recipe) - set(known))
+    if unknown:
+        raise RecipeError(f"unknown table {', '.join(unknown)}; known: {', '.join(known)}")
+    resolved = {"run": dataclasses.asdict(run)}
+    optimisers = recipe.get("optimiser", {})
+    if optimisers:
+        resolved["optimiser"] = {
+            name: dataclasses.asdict(optimiser(run, name, table))
+            for name, table in optimisers.items()
+        }
+    for table, kind in kinds.items():
+        resolved[table] = dataclasses.asdict(section(recipe, table, kind))
     return resolved
 
 
@@ -79,11 +106,26 @@ def _toml_value(value: Any) -> str:
 
 def write_toml(recipe: Mapping[str, Mapping[str, Any]]) -> str:
     """A resolved recipe as TOML."""
-    tables = []
+    tables = {}
     for name, table in recipe.items():
-        lines = [f"{key} = {_toml_value(value)}" for key, value in table.items()]
-        tables.append("\n".join([f"[{name}]", *lines]))
-    return "\n\n".join(tables) + "\n"
+        if name == "optimiser":
+            tables.update({f"optimiser.{key}": inner for key, inner in table.items()})
+        else:
+            tables[name] = table
+    return "\n".join(
+        "\n".join([f"[{name}]", *(f"{k} = {_toml_value(v)}" for k, v in table.items())]) + "\n"
+        for name, table in tables.items()
+    )
+
+
+def list_recipes() -> str:
+    """The recipes that ship, one per line with the first line of its comment."""
+    lines = []
+    for name in recipe_names():
+        first, _, _ = recipe_path(name).read_text(encoding="utf-8").partition("\n")
+        lines.append((name, first.removeprefix("#").strip() if first.startswith("#") else ""))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in lines)
 
 
 def train(
@@ -98,7 +140,7 @@ def train(
 
     Args:
         recipe: a .toml file, or the name of a recipe that ships.
-        overrides: `table.key=value`, in TOML syntax.
+        overrides: `table.key=value` or `optimiser.NAME.key=value`, in TOML syntax.
         out: folder of the run; None takes `runs/<recipe>`.
         dry_run: print the resolved recipe and stop.
         device: torch device.
@@ -110,39 +152,64 @@ def train(
     path = recipe_path(recipe)
     resolved = resolve(read_recipe(path, overrides))
     text = write_toml(resolved)
-    print(text, end="", flush=True)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    if first:
+        print(text, flush=True)
     if dry_run:
         return 0
+    import torch
+
     from revisage.training.loop import fit
 
     folder = out if out is not None else Path("runs") / path.stem
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.toml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
+    if first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "recipe.toml").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
     run = section(resolved, "run", Run)
+    torch.manual_seed(run.seed)  # the first weights are a function of the recipe too
     task = task_module(run.task).build(resolved)
-    figures = fit(task, run, folder, device=device)
-    print(f"\n{folder / 'weights.safetensors'}")
-    for name, value in figures.items():
-        print(f"  {name}: {value:.4g}")
+
+    def progress(line: Mapping[str, float]) -> None:
+        watched = f"{task.watch} {line[task.watch]:.4g}  " if task.watch in line else ""
+        print(f"{line['step']}/{run.steps}  {watched}{line['samples_s']:.3g} samples/s", flush=True)
+
+    figures = fit(
+        task,
+        run,
+        folder,
+        optimisers=resolved.get("optimiser"),
+        device=device,
+        progress=progress,
+    )
+    if first:
+        print(f"\n{folder / 'weights.safetensors'}")
+        for name, value in figures.items():
+            print(f"  {name}: {value:.4g}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m revisage.training.train`; see `train`."""
     parser = argparse.ArgumentParser(prog="revisage train", description="Run a training recipe.")
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", nargs="?")
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
+    if args.list:
+        print(list_recipes())
+        return 0
+    if args.recipe is None:
+        parser.error("give a RECIPE, or --list")
     return train(
         args.recipe, args.overrides, out=args.out, dry_run=args.dry_run, device=args.device
     )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())
