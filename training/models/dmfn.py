@@ -1,7 +1,6 @@
 """DMFN: inpainting with dense multi-scale fusion blocks, and its global and local discriminator.
 
-Source: Hui et al. 2020, "Image Fine-grained Inpainting" (arXiv 2002.02609), section 3 and figures 2
-to 4. Attribute names and the order of layers give the state-dict keys of the published checkpoints
+Source: Hui et al. 2020, "Image Fine-grained Inpainting" (arXiv 2002.02609), method section. Attribute names and the order of layers give the state-dict keys of the published checkpoints
 (Zheng222/DMFN); the code is our own.
 
 Pictures are RGB in [-1, 1], [N, 3, H, W]; masks [N, 1, H, W], 1 = hole. All padding is zeros. The
@@ -68,7 +67,7 @@ class DMFB(nn.Module):
     The input is reduced to C / 4 channels, which four convolutions of growing dilation see side by
     side. Their results are added up one by one, so that each sum looks further than the one before
     it without the holes of a single dilated convolution; the four sums are fused by a convolution
-    and added to the input (section 3.2, equations 1 and 2).
+    and added to the input.
     """
 
     def __init__(self, nc: int) -> None:
@@ -131,7 +130,7 @@ class DMFNGenerator(nn.Module):
 
     @classmethod
     def paper(cls) -> DMFNGenerator:
-        """Section 4.1: 64 channels, 8 blocks, 256 px."""
+        """64 channels, 8 blocks, 256 px."""
         return cls()
 
     @classmethod
@@ -175,7 +174,7 @@ class DMFNDiscriminator(nn.Module):
 
     @classmethod
     def paper(cls) -> DMFNDiscriminator:
-        """Section 3.4: 64 channels at 256 px."""
+        """64 channels at 256 px."""
         return cls()
 
     def forward(self, x_local: Tensor, x_global: Tensor) -> tuple[Tensor, list[Tensor]]:
