@@ -31,6 +31,7 @@ from revisage.training.importers.deeplabv3 import DEEPLABV3
 from revisage.training.importers.dmfn import DMFB_BLOCK, DMFN, DMFN_DISCRIMINATOR
 from revisage.training.importers.gfrnet import GFRNET_PYRAMID_WARPNET, GFRNET_WARPNET
 from revisage.training.importers.lama import LAMA, LAMA_DISCRIMINATOR
+from revisage.training.importers.lpips import LPIPS
 from revisage.training.importers.stargan import STARGAN, STARGAN_DISCRIMINATOR
 from revisage.training.importers.stylegan2 import (
     NV_STYLEGAN2,
@@ -72,6 +73,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         STYLEGAN2,
         STYLEGAN2_DISCRIMINATOR,
         NV_STYLEGAN2,
+        LPIPS,
     )
 }
 

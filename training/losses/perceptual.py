@@ -10,7 +10,7 @@ network was made of stands in its `record`, which a run keeps.
 | `vgg19` | VGG-19 | torchvision `vgg19` | ImageNet mean and deviation |
 | `vgg_face` | VGG-16 layout, trained on faces | VGG-Face | 0..255, less its mean colour, BGR |
 | `alexnet` | AlexNet | torchvision `alexnet`, or an LPIPS state dict | ImageNet |
-| `resnet50_dilated` | dilated ResNet-50 | ADE20K `encoder_epoch_20.pth`, or LaMa's `best.ckpt` | ImageNet |
+| `resnet50_dilated` | dilated ResNet-50 | ADE20K encoder, or LaMa's `best.ckpt` | ImageNet |
 | `stand_in` | our own encoders | `training/weights` | as they were trained |
 """
 

@@ -48,3 +48,15 @@ class Overlap:
     def recall(self) -> float:
         """Share of the truth that was found; 1 where there is none."""
         return self.both / self.truth if self.truth else 1.0
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall, the Dice coefficient; 1 where both are empty."""
+        total = self.found + self.truth
+        return 2 * self.both / total if total else 1.0
+
+    def figures(self) -> dict[str, float]:
+        """All of them under the names that tasks report."""
+        return {
+            "iou": self.iou, "precision": self.precision, "recall": self.recall, "f1": self.f1,
+        }  # fmt: skip

@@ -41,6 +41,10 @@ class SequentialTrunk(nn.Module):
         return found
 
 
+_VGG_WIDTHS = (64, 128, 256, 512, 512)
+_VGG_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
 class VggTrunk(SequentialTrunk):
     """VGG's convolutions (Simonyan and Zisserman 2015, table 1): configurations D (16) and E (19).
 
@@ -51,14 +55,11 @@ class VggTrunk(SequentialTrunk):
         depth: 16 or 19.
     """
 
-    convolutions = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-    widths = (64, 128, 256, 512, 512)
-
     def __init__(self, depth: int) -> None:
         chain: list[tuple[str, nn.Module]] = []
         inside = 3
         for block, (width, count) in enumerate(
-            zip(self.widths, self.convolutions[depth], strict=True), start=1
+            zip(_VGG_WIDTHS, _VGG_CONVOLUTIONS[depth], strict=True), start=1
         ):
             for index in range(1, count + 1):
                 chain.append((f"conv{block}_{index}", nn.Conv2d(inside, width, 3, padding=1)))
