@@ -1,7 +1,7 @@
 """Losses of unpaired translation: there and back again, leave alone what is already there.
 
 Sources: Zhu et al. 2017 (CycleGAN), equation 2 and section 5.2; Pumarola et al. 2018, "GANimation:
-Anatomically-aware Facial Animation from a Single Image" (ECCV), the attention loss, for the soft masks.
+Anatomically-aware Facial Animation from a Single Image" (ECCV), the attention loss, for soft masks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""DMFN's losses on feature maps (Hui et al. 2020, "Image Fine-grained Inpainting", arXiv 2002.02609).
+"""DMFN's losses on feature maps.
+
+Source: Hui et al. 2020, "Image Fine-grained Inpainting" (arXiv 2002.02609), and its program
+(Zheng222/DMFN).
 
 The paper's total is L1 + 25 * (feature matching, the first two layers self-guided) + 1 * centre
 alignment + 5 * discriminator feature matching + 0.003 * relativistic adversarial loss. Feature maps
@@ -81,7 +84,8 @@ def self_guided_regression_loss(
 def centres(features: Tensor) -> Tensor:
     """Soft centroid (x, y) of each channel: [N, C, H, W] -> [N, C, 2].
 
-    Values below 0, which no map behind a ReLU has, count as 0. Coordinates run from -1 at the first pixel in steps of 2 / size.
+    Values below 0, which no map behind a ReLU has, count as 0. Coordinates run from -1 at the
+    first pixel in steps of 2 / size.
     """
     height, width = features.shape[-2:]
     density = (

@@ -21,6 +21,8 @@ is added to each of the products, that is 512 times).
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -80,7 +82,7 @@ class RegionEnsembleCritic(nn.Module):
         widths = [3, *(width * min(4, 2**level) for level in range(depth - 1)), 8 * width]
         layers: list[nn.Module] = []
         side = size
-        for channels_in, channels_out in zip(widths, widths[1:], strict=False):
+        for channels_in, channels_out in itertools.pairwise(widths):
             layers += [
                 spectral_norm(nn.Conv2d(channels_in, channels_out, 5, stride=2, padding=2)),
                 nn.LeakyReLU(0.2),
