@@ -56,14 +56,14 @@ def test_a_step_with_every_loss(portraits: Path, tmp_path: Path) -> None:
     task = build(
         _recipe(portraits, focal_frequency=2000.0, wrinkle_critic=0.1, segmenter=str(segmenter))
     )
-    batch = next(task.batches(np.random.default_rng(1), 3))
+    batch = task.sample(np.random.default_rng(1), 3)
     assert batch["image"].shape == (3, 3, 64, 64)
     assert batch["mask"].shape == (3, 1, 64, 64)
     assert set(batch["mask"].unique().tolist()) == {0.0, 1.0}
     loss, parts = task.loss(batch)
     loss.backward()  # type: ignore[no-untyped-call]
     assert {"l1", "psnr", "focal_frequency", "wrinkle_critic"} <= set(parts)
-    head = task.network.get_submodule("head")
+    head = task.networks["filler"].get_submodule("head")
     assert isinstance(head.weight, torch.nn.Parameter)
     assert head.weight.grad is not None
     assert head.weight.grad.abs().max() > 0
@@ -71,8 +71,8 @@ def test_a_step_with_every_loss(portraits: Path, tmp_path: Path) -> None:
 
 def test_batches_follow_the_seed(portraits: Path) -> None:
     task = build(_recipe(portraits))
-    first = next(task.batches(np.random.default_rng(5), 2))
-    again = next(task.batches(np.random.default_rng(5), 2))
+    first = task.sample(np.random.default_rng(5), 2)
+    again = task.sample(np.random.default_rng(5), 2)
     assert torch.equal(first["image"], again["image"])
     assert torch.equal(first["mask"], again["mask"])
 

@@ -8,7 +8,8 @@ filled) come with small weights.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from revisage.alignment import square_matrix, transform_points
 from revisage.errors import RecipeError
 from revisage.training.data.holes import stroke_holes
 from revisage.training.data.portraits import read_portraits
+from revisage.training.loop import Turn
 from revisage.training.losses.focal_frequency import focal_frequency_loss
 from revisage.training.losses.masked import masked_l1, masked_log_mse
 from revisage.training.losses.wrinkle_critic import WrinkleCritic
@@ -29,10 +31,24 @@ from revisage.training.models.wrinkle_filler import CompactFiller
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import section
 
-__all__ = ["FillerTask", "aligned_squares", "build", "skin_region"]
+__all__ = ["SMALL", "TINY", "FillerTask", "aligned_squares", "build", "skin_region"]
 
 Batch = Mapping[str, torch.Tensor]
 Image = npt.NDArray[np.uint8]
+
+# Overrides of every recipe of this task: ten steps in seconds, and a first useful network in
+# minutes. The critic needs the trained segmenter, which a quick look should not depend on.
+TINY: dict[str, dict[str, Any]] = {
+    "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 1e-2},
+    "model": {"stem": 8, "width": 8, "blocks": 1},
+    "data": {"square": 128, "crop": 32},
+    "loss": {"wrinkle_critic": 0.0, "segmenter": ""},
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "run": {"steps": 400, "batch": 12, "validate_every": 400},
+    "data": {"crop": 96},
+    "loss": {"wrinkle_critic": 0.0, "segmenter": ""},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +136,15 @@ class FillerTask:
     """See `revisage.training.loop.Task`."""
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
-        network = CompactFiller(model.stem, model.width, model.blocks, model.ratio)
+        network: torch.nn.Module = CompactFiller(model.stem, model.width, model.blocks, model.ratio)
         if model.weights:
             network.load_state_dict(load_file(model.weights))
-        self.network: torch.nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = {"filler": network}
+        self.product, self.averaged = "filler", ("filler",)
+        self.turns = (Turn("filler", ("filler",), self.loss),)
+        self.watch = "filler/l1"
+        self.notes: dict[str, str] = {}
         self.critic: WrinkleCritic | None = None
         if loss.wrinkle_critic > 0:
             if not loss.segmenter:
@@ -133,6 +154,8 @@ class FillerTask:
                 )
             segmenter = CompactSegmenter()
             segmenter.load_state_dict(load_file(loss.segmenter))
+            digest = hashlib.sha256(Path(loss.segmenter).read_bytes()).hexdigest()
+            self.notes["wrinkle critic"] = f"{loss.segmenter}, sha256 {digest}"
             self.critic = WrinkleCritic(segmenter.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self.data, self.weights = data, loss
         self.squares: dict[str, list[Image]] = {}
@@ -149,7 +172,7 @@ class FillerTask:
         self.squares[split] = squares
         self.skin[split] = [np.argwhere(skin_region(p, data.square)) for p in points]
 
-    def _sample(
+    def _crop(
         self, split: str, rng: np.random.Generator, *, jitter: bool
     ) -> tuple[npt.NDArray[np.float32], Image]:
         """One crop [H, W, 3] in [0, 1] and its hole [H, W]."""
@@ -183,19 +206,18 @@ class FillerTask:
                 image = np.clip(image + np.float32(rng.uniform(0, 0.02)) * noise, 0, 1)
         return np.ascontiguousarray(image), stroke_holes(data.crop, rng)
 
-    def batches(self, rng: np.random.Generator, batch: int) -> Iterator[Batch]:
-        """Endless batches of `image` [N, 3, H, W] and `mask` [N, 1, H, W]."""
+    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+        """`image` [N, 3, H, W] in [0, 1] and `mask` [N, 1, H, W], 1 = hole."""
         self._load("train")
-        while True:
-            samples = [self._sample("train", rng, jitter=True) for _ in range(batch)]
-            images = torch.from_numpy(np.stack([image for image, _ in samples]))
-            masks = torch.from_numpy(np.stack([mask for _, mask in samples])).float()
-            yield {"image": images.permute(0, 3, 1, 2), "mask": masks[:, None]}
+        samples = [self._crop("train", rng, jitter=True) for _ in range(size)]
+        images = torch.from_numpy(np.stack([image for image, _ in samples]))
+        masks = torch.from_numpy(np.stack([mask for _, mask in samples])).float()
+        return {"image": images.permute(0, 3, 1, 2), "mask": masks[:, None]}
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Weighted losses in the hole."""
         image, mask = batch["image"], batch["mask"]
-        filled = self.network(image, mask).float()
+        filled = self.networks["filler"](image, mask).float()
         l1 = masked_l1(filled, image, mask)
         log_mse = masked_log_mse(filled, image, mask)
         total = self.weights.l1 * l1 + self.weights.log_mse * log_mse
@@ -210,17 +232,18 @@ class FillerTask:
             parts["wrinkle_critic"] = seen.item()
         return total, parts
 
-    def validate(self, network: torch.nn.Module, out: Path, step: int) -> dict[str, float]:
+    def validate(
+        self, networks: Mapping[str, torch.nn.Module], out: Path, step: int
+    ) -> dict[str, float]:
         """PSNR in wrinkle-shaped holes on skin of held-out portraits, beside OpenCV's fills."""
         self._load("val")
+        network = networks["filler"]
         rng = np.random.default_rng(4321)  # the same holes every time
         gains: dict[str, list[float]] = {"ours": [], "telea": [], "navier_stokes": []}
         for _ in range(96):
-            image, mask = self._sample("val", rng, jitter=False)
+            image, mask = self._crop("val", rng, jitter=False)
             mask = stroke_holes(self.data.crop, rng, coverage=(0.04, 0.1), width=(3, 9), blobs=0)
-            x = torch.from_numpy(image).permute(2, 0, 1)[None]
-            m = torch.from_numpy(mask)[None, None].float()
-            filled = network(x, m)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+            filled = _filled(network, image, mask)
             plain = np.round(image * 255).astype(np.uint8)
             fills = {
                 "ours": filled * 255,
@@ -233,8 +256,33 @@ class FillerTask:
                 gains[name].append(10 * float(np.log10(255**2 / max(error, 1e-3))))
         return {name: float(np.mean(values)) for name, values in gains.items()}
 
+    def pictures(self, networks: Mapping[str, torch.nn.Module]) -> Mapping[str, Image]:
+        """Held-out crops in columns: as they are, with the hole, filled."""
+        self._load("val")
+        rng = np.random.default_rng(4322)
+        columns = []
+        for _ in range(8):
+            image, mask = self._crop("val", rng, jitter=False)
+            hole = np.where(mask[..., None] > 0, np.float32(0.5), image)
+            columns.append(np.vstack([image, hole, _filled(networks["filler"], image, mask)]))
+        return {"filler": np.round(np.hstack(columns) * 255).astype(np.uint8)}
 
-def build(recipe: dict[str, dict[str, Any]]) -> FillerTask:
+
+def _filled(
+    network: torch.nn.Module, image: npt.NDArray[np.float32], mask: Image
+) -> npt.NDArray[np.float32]:
+    """[H, W, 3] in [0, 1] with the hole [H, W] filled."""
+    device = next(network.parameters()).device
+    x = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
+    m = torch.from_numpy(mask).to(device)[None, None].float()
+    with torch.no_grad():
+        filled: npt.NDArray[np.float32] = (
+            network(x, m)[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+        )
+    return filled
+
+
+def build(recipe: Mapping[str, Mapping[str, Any]]) -> FillerTask:
     """The task of a recipe."""
     return FillerTask(
         section(recipe, "model", Model),

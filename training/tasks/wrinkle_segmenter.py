@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,28 @@ from torch.nn import functional
 from revisage.training.data.ridges import IGNORE
 from revisage.training.data.wrinkle_crops import AlignedFace, WrinklePool
 from revisage.training.data.wrinkles import draw_wrinkles
+from revisage.training.loop import Turn
 from revisage.training.losses.dice import dice_loss
 from revisage.training.metrics.segmentation import Overlap
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import section
 
-__all__ = ["SegmenterTask", "build", "segmentation_figures"]
+__all__ = ["SMALL", "TINY", "SegmenterTask", "build", "segmentation_figures"]
 
 Batch = Mapping[str, torch.Tensor]
 Picture = npt.NDArray[np.uint8]
+
+# Overrides of every recipe of this task: ten steps in seconds, and a first useful network in
+# minutes.
+TINY: dict[str, dict[str, Any]] = {
+    "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 1e-2},
+    "model": {"widths": [8, 8, 8, 8], "blocks": [1, 1, 1], "group_width": 4},
+    "data": {"crop": 64},
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "run": {"steps": 400, "batch": 8, "validate_every": 400},
+    "data": {"crop": 192},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +85,7 @@ def segmentation_figures(
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
     for index, face in enumerate(faces):
         image, drawn = draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
-        pair = torch.from_numpy(np.stack([image, face.image]))
-        with torch.no_grad():
-            logits = network(as_image(pair).contiguous(memory_format=torch.channels_last))
-        found = (logits[:, 0] > 0).numpy().astype(np.uint8)
+        found = _found(network, np.stack([image, face.image]))
         whole.add(found[0], drawn)
         near.add(found[0], drawn, cv2.dilate(drawn, disc))
         truth = (drawn > 0) | (face.labels == 1)
@@ -104,6 +114,16 @@ def segmentation_figures(
     }
 
 
+def _found(network: torch.nn.Module, images: Picture) -> Picture:
+    """[N, H, W, 3] uint8 -> [N, H, W] uint8, 1 = wrinkle."""
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        pictures = as_image(torch.from_numpy(images).to(device))
+        logits = network(pictures.contiguous(memory_format=torch.channels_last))
+    found: Picture = (logits[:, 0] > 0).cpu().numpy().astype(np.uint8)
+    return found
+
+
 def _outlined(image: Picture, found: Picture, truth: npt.NDArray[Any]) -> Picture:
     """Found and true in green, found alone in red, missed in blue."""
     out = image.copy()
@@ -119,26 +139,32 @@ class SegmenterTask:
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         cv2.setNumThreads(1)
-        network = CompactSegmenter(model.widths, model.blocks, model.group_width)
-        self.network: torch.nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network: torch.nn.Module = CompactSegmenter(model.widths, model.blocks, model.group_width)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = {"segmenter": network}
+        self.product, self.averaged = "segmenter", ("segmenter",)
+        self.turns = (Turn("segmenter", ("segmenter",), self.loss),)
+        self.watch = "segmenter/loss"
+        self.notes: dict[str, str] = {}
         self.data, self.weights = data, loss
         cache = Path(data.cache) if data.cache else None
         smallest = data.smallest_face
         self.pool = WrinklePool(data.portraits, "train", smallest_face=smallest, cache=cache)
         self.held_out = WrinklePool(data.portraits, "val", smallest_face=smallest, cache=cache)
 
-    def batches(self, rng: np.random.Generator, batch: int) -> Iterator[Batch]:
+    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+        """`image` [N, H, W, 3] uint8, `target` and `known` [N, 1, H, W] uint8."""
         crops = self.pool.crops(rng, self.data.crop)
-        while True:
-            images, targets, known = zip(*(next(crops) for _ in range(batch)), strict=True)
-            yield {
-                "image": torch.from_numpy(np.stack(images)),
-                "target": torch.from_numpy(np.stack(targets)[:, None]),
-                "known": torch.from_numpy(np.stack(known)[:, None]),
-            }
+        images, targets, known = zip(*(next(crops) for _ in range(size)), strict=True)
+        return {
+            "image": torch.from_numpy(np.stack(images)),
+            "target": torch.from_numpy(np.stack(targets)[:, None]),
+            "known": torch.from_numpy(np.stack(known)[:, None]),
+        }
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        logits = self.network(as_image(batch["image"])).float()
+        """Dice loss and cross entropy where the teacher could tell."""
+        logits = self.networks["segmenter"](as_image(batch["image"])).float()
         target, known = batch["target"].float(), batch["known"].float()
         dice = dice_loss(logits, target, known)
         weight = known * (1 + (self.weights.positive - 1) * target)
@@ -148,9 +174,21 @@ class SegmenterTask:
         total = self.weights.dice * dice + self.weights.cross_entropy * entropy
         return total, {"dice": dice.item(), "cross_entropy": entropy.item()}
 
-    def validate(self, network: torch.nn.Module, out: Path, step: int) -> dict[str, float]:
+    def validate(
+        self, networks: Mapping[str, torch.nn.Module], out: Path, step: int
+    ) -> dict[str, float]:
         """Figures on the first 24 held-out faces; pictures in `held_out.png`."""
-        return segmentation_figures(network, self.held_out.faces[:24], 11, out)
+        return segmentation_figures(networks["segmenter"], self.held_out.faces[:24], 11, out)
+
+    def pictures(self, networks: Mapping[str, torch.nn.Module]) -> Mapping[str, Picture]:
+        """Wrinkles drawn on held-out faces: found in green, found wrongly in red, missed in blue."""
+        network, rng = networks["segmenter"], np.random.default_rng(12)
+        sheet = []
+        for face in self.held_out.faces[:6]:
+            image, drawn = draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
+            found = _found(network, np.stack([image]))[0]
+            sheet.append(np.vstack([image, _outlined(image, found, drawn)]))
+        return {"segmenter": np.hstack(sheet)}
 
 
 def build(recipe: Mapping[str, Mapping[str, Any]]) -> SegmenterTask:
