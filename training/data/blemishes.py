@@ -17,13 +17,14 @@ All lengths are in eye distances, so the same code serves any square size.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import cv2
 import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Blemished", "LambdaRange", "add_blemishes", "blemish_skin", "lambda_augment"]
+__all__ = ["KINDS", "Blemished", "LambdaRange", "add_blemishes", "blemish_skin", "lambda_augment"]
 
 Picture = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -31,7 +32,7 @@ Points = npt.NDArray[np.float64]
 
 # Relative extinction in R, G, B (about 610, 545 and 465 nm).
 MELANIN = np.array([0.45, 0.75, 1.15], np.float32)
-BLOOD = np.array([0.10, 1.00, 0.85], np.float32)
+BLOOD = np.array([0.27, 1.00, 0.95], np.float32)
 
 _VISIBLE = 0.012  # a relative change of less than this is left out, so that the mask is exact
 _FULL = 0.30  # a relative change that counts as wholly blemished
@@ -142,7 +143,7 @@ def blemish_skin(image: Picture, landmarks: npt.ArrayLike) -> FloatArray:
         return np.zeros((size, size), np.float32)
     centre_colour = np.median(sample, axis=0)
     spread = 1.4826 * np.median(np.abs(sample - centre_colour), axis=0)
-    low = centre_colour - np.array([np.clip(3.5 * spread[0], 35, 60), 0, 0])
+    low = centre_colour - np.array([centre_colour[0] * np.clip(3.5 * spread[0] / centre_colour[0], 0.25, 0.45), 0, 0])
     high = centre_colour + np.array([max(4 * spread[0], 80.0), 0, 0])
     tolerance = np.maximum(4.5 * spread[1:], 12.0)
     low[1:] -= tolerance
@@ -218,7 +219,7 @@ _X, _Y, _RADIUS, _STRETCH, _ANGLE = 0, 1, 2, 3, 4
 _MELANIN, _BLOOD, _EDGE = 5, 6, 7  # densities, and how hard the edge is
 _HALO, _HALO_BLOOD = 8, 9  # radius of the red surround in radii, and its density
 _HEIGHT, _GLOSS, _PALE = 10, 11, 12  # bump (+) or pit (-), highlight, pale tip
-_WAVES = 13  # three pairs of amplitude and phase of the outline
+_WAVES = 13  # outline: cosine and sine amplitudes of 2, 3 and 4 waves around
 _COLUMNS = 19
 
 
@@ -258,8 +259,8 @@ def _table(
     spots[:, [_X, _Y]] = _placed(kind, count, face, rng, clusters)
     spots[:, _STRETCH] = np.exp(np.abs(rng.normal(0, 0.18, count)))
     spots[:, _ANGLE] = rng.uniform(0, np.pi, count)
-    spots[:, _WAVES : _WAVES + 6 : 2] = rng.normal(0, 1, (count, 3)) * (0.10, 0.08, 0.06)
-    spots[:, _WAVES + 1 : _WAVES + 6 : 2] = rng.uniform(0, 2 * np.pi, (count, 3))
+    waves = rng.normal(0, 0.75, (count, 6)).clip(-1.5, 1.5)
+    spots[:, _WAVES:] = waves * (0.10, 0.10, 0.08, 0.08, 0.06, 0.06)
     spots[:, _EDGE] = 2.0
     return spots
 
@@ -270,7 +271,7 @@ def _pimples(face: _Face, dark: float, rng: np.random.Generator, count: int) -> 
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.010, 0.036, count)
     strength = _log_uniform(rng, 0.35, 1.1, count)
     spots[:, _BLOOD] = strength * (1 - 0.35 * dark)
-    spots[:, _MELANIN] = strength * (0.10 + 0.45 * dark) * rng.uniform(0.4, 1.2, count)
+    spots[:, _MELANIN] = strength * (0.10 + 0.75 * dark) * rng.uniform(0.4, 1.2, count)
     spots[:, _EDGE] = rng.uniform(1.8, 3.0, count)
     spots[:, _HALO] = rng.uniform(1.8, 3.2, count)
     spots[:, _HALO_BLOOD] = strength * rng.uniform(0.15, 0.45, count) * (1 - 0.3 * dark)
@@ -285,9 +286,9 @@ def _marks(face: _Face, dark: float, rng: np.random.Generator, count: int) -> Po
     """Flat marks that pimples leave: red on light skin, brown on dark."""
     spots = _table("mark", count, face, rng, clusters=0.3)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.012, 0.034, count)
-    strength = _log_uniform(rng, 0.12, 0.45, count)
+    strength = _log_uniform(rng, 0.2, 0.65, count)
     spots[:, _BLOOD] = strength * (1 - 0.7 * dark) * rng.uniform(0.5, 1.2, count)
-    spots[:, _MELANIN] = strength * (0.15 + 0.85 * dark) * rng.uniform(0.5, 1.2, count)
+    spots[:, _MELANIN] = strength * (0.20 + 1.30 * dark) * rng.uniform(0.5, 1.2, count)
     spots[:, _EDGE] = rng.uniform(1.6, 2.6, count)
     return spots
 
@@ -297,7 +298,7 @@ def _comedones(face: _Face, dark: float, rng: np.random.Generator, count: int) -
     spots = _table("comedone", count, face, rng, clusters=0.3)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.004, 0.010, count)
     closed = rng.random(count) < 0.35
-    strength = _log_uniform(rng, 0.25, 0.9, count)
+    strength = _log_uniform(rng, 0.35, 1.2, count)
     spots[:, _MELANIN] = np.where(closed, -0.10, 0.8) * strength
     spots[:, _BLOOD] = np.where(closed, -0.10, 0.25) * strength
     spots[:, _HEIGHT] = np.where(closed, rng.uniform(0.15, 0.4, count), 0)
@@ -309,9 +310,9 @@ def _freckles(face: _Face, dark: float, rng: np.random.Generator, count: int) ->
     """Small flat spots of melanin, many and faint."""
     spots = _table("freckle", count, face, rng)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.005, 0.016, count)
-    spots[:, _MELANIN] = _log_uniform(rng, 0.08, 0.42, count) * rng.uniform(0.6, 1.1)
+    spots[:, _MELANIN] = _log_uniform(rng, 0.15, 0.6, count) * rng.uniform(0.6, 1.1)
     spots[:, _EDGE] = rng.uniform(1.6, 2.4, count)
-    spots[:, _WAVES : _WAVES + 6 : 2] *= 1.6
+    spots[:, _WAVES:] *= 1.6
     return spots
 
 
@@ -319,10 +320,10 @@ def _age_spots(face: _Face, dark: float, rng: np.random.Generator, count: int) -
     """Solar lentigines: flat brown spots with an irregular, fairly sharp outline."""
     spots = _table("age_spot", count, face, rng, clusters=0.2)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.018, 0.075, count)
-    spots[:, _MELANIN] = _log_uniform(rng, 0.10, 0.40, count)
+    spots[:, _MELANIN] = _log_uniform(rng, 0.18, 0.65, count)
     spots[:, _BLOOD] = spots[:, _MELANIN] * rng.uniform(0.0, 0.25, count)
     spots[:, _EDGE] = rng.uniform(2.4, 5.0, count)
-    spots[:, _WAVES : _WAVES + 6 : 2] *= 1.7
+    spots[:, _WAVES:] *= 1.7
     spots[:, _STRETCH] *= rng.uniform(1.0, 1.3, count)
     return spots
 
@@ -331,9 +332,9 @@ def _pits(face: _Face, dark: float, rng: np.random.Generator, count: int) -> Poi
     """Pitted scars: ice-pick (small, deep) and rolling or boxcar (wide, shallow)."""
     spots = _table("pit", count, face, rng, clusters=0.5)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.008, 0.030, count)
-    spots[:, _HEIGHT] = -rng.uniform(0.25, 0.9, count)
+    spots[:, _HEIGHT] = -rng.uniform(0.3, 1.0, count)
     # Less light reaches the bottom.
-    depth = rng.uniform(0.05, 0.25, count)
+    depth = rng.uniform(0.12, 0.42, count)
     spots[:, _MELANIN] = depth
     spots[:, _BLOOD] = depth * rng.uniform(0.0, 0.8, count)
     spots[:, _EDGE] = rng.uniform(2.0, 4.0, count)
@@ -341,27 +342,41 @@ def _pits(face: _Face, dark: float, rng: np.random.Generator, count: int) -> Poi
     return spots
 
 
-_KINDS = {
-    # kind: (maker, chance that a face has it, range of how many at amount 1)
-    "pimple": (_pimples, 0.75, (1, 26)),
-    "mark": (_marks, 0.45, (2, 24)),
-    "comedone": (_comedones, 0.35, (4, 40)),
-    "freckle": (_freckles, 0.22, (15, 140)),
-    "age_spot": (_age_spots, 0.25, (1, 9)),
-    "pit": (_pits, 0.22, (4, 36)),
+_SPOTS = {
+    # kind: (maker, range of how many at amount 1)
+    "pimple": (_pimples, (2, 28)),
+    "mark": (_marks, (3, 28)),
+    "comedone": (_comedones, (5, 45)),
+    "freckle": (_freckles, (20, 160)),
+    "age_spot": (_age_spots, (2, 10)),
+    "pit": (_pits, (6, 45)),
 }
+_CHANCES = {
+    "pimple": 0.75,
+    "mark": 0.5,
+    "comedone": 0.35,
+    "freckle": 0.22,
+    "age_spot": 0.25,
+    "pit": 0.22,
+    "scar": 0.2,
+    "redness": 0.45,
+    "shine": 0.45,
+}
+KINDS = tuple(_CHANCES)
+"""What `add_blemishes` can draw."""
 
 
-def _spots(face: _Face, dark: float, rng: np.random.Generator, amount: float) -> FloatArray:
+def _spots(
+    face: _Face, dark: float, rng: np.random.Generator, amount: float, present: frozenset[str]
+) -> FloatArray:
     """The table of all spots of a face, strengths included; same draws for every amount."""
     tables = []
-    for maker, chance, (low, high) in _KINDS.values():
-        present = rng.random() < chance
+    for kind, (maker, (low, high)) in _SPOTS.items():
         count = int(_log_uniform(rng, low, high, 1)[0])
         made = maker(face, dark, rng, int(np.ceil(_MOST * count)))
         # Spot i is there once the amount reaches its rank; then it grows stronger.
         rank = (np.arange(len(made)) + 1) / count - 0.999
-        if present:
+        if kind in present:
             tables.append(made[rank <= amount])
     spots = np.concatenate(tables) if tables else np.zeros((0, _COLUMNS))
     columns = [_MELANIN, _BLOOD, _HALO_BLOOD, _HEIGHT, _GLOSS]
@@ -394,7 +409,10 @@ def _stamp_spots(
         stretch = np.sqrt(spots[i, 3])
         cos, sin = np.cos(spots[i, 4]), np.sin(spots[i, 4])
         edge, halo = spots[i, 7], spots[i, 8]
-        reach = drawn * max(np.float32(2.6), 2.6 * halo) + 1
+        # Beyond, the core, the halo and the relief are below 1 % of their middle.
+        extent = max(max(np.float32(7.0) ** (1 / edge), 1.6 * halo), np.float32(2.2))
+        extent *= 1 + 0.5 * np.abs(spots[i, 13:19]).sum()
+        reach = drawn * stretch * extent + 1
         left, right = max(0, int(x0 - reach)), min(size - 1, int(x0 + reach) + 1)
         top, bottom = max(0, int(y0 - reach)), min(size - 1, int(y0 + reach) + 1)
         tip_x = x0 - 0.35 * drawn * light_x
@@ -404,13 +422,19 @@ def _stamp_spots(
                 dx, dy = x - x0, y - y0
                 u = (cos * dx + sin * dy) / (drawn * stretch)
                 v = (cos * dy - sin * dx) * stretch / drawn
-                around = np.arctan2(v, u)
+                square = u * u + v * v
+                if square > extent * extent:
+                    continue
                 outline = np.float32(1)
-                for k in range(3):
-                    outline += spots[i, 13 + 2 * k] * np.cos(
-                        (k + 2) * around + spots[i, 14 + 2 * k]
-                    )
-                square = (u * u + v * v) / (outline * outline)
+                if square > 1e-6:
+                    # cos and sin of 2, 3 and 4 times the angle, by multiplication.
+                    c1, s1 = u / np.sqrt(square), v / np.sqrt(square)
+                    c, s = c1 * c1 - s1 * s1, 2 * c1 * s1
+                    for k in range(3):
+                        outline += spots[i, 13 + 2 * k] * c + spots[i, 14 + 2 * k] * s
+                        c, s = c * c1 - s * s1, s * c1 + c * s1
+                outline = max(outline, np.float32(0.4))
+                square /= outline * outline
                 distance = np.sqrt(square)
                 core = faint * np.exp(-0.7 * distance**edge)
                 m, h = spots[i, 5] * core, spots[i, 6] * core
@@ -573,8 +597,9 @@ def _redness(face: _Face, side: int, dark: float, rng: np.random.Generator) -> F
         size = unit * np.array(axes) * np.exp(rng.normal(0, 0.2, 2))
         if rng.random() < chance:
             field += np.float32(strength) * _patch(side, place, size, face.across, face.down, 1.1)
-    blotches = 1 + 0.35 * _noise(side, 9, rng) + 0.25 * _noise(side, 24, rng)
-    return np.asarray(field * np.clip(blotches, 0.1, 2.0) * (1 - 0.4 * dark), dtype=np.float32)
+    blotches = 0.9 + 0.45 * _noise(side, 7, rng) + 0.3 * _noise(side, 16, rng)
+    field *= np.clip(blotches, 0.05, 2.0)
+    return np.asarray(field * (1 - 0.4 * dark), dtype=np.float32)
 
 
 def _shine(face: _Face, side: int, rng: np.random.Generator) -> FloatArray:
@@ -617,7 +642,7 @@ def _scars(face: _Face, rng: np.random.Generator) -> list[tuple[FloatArray, Poin
         look = np.array(
             [
                 face.unit * rng.uniform(0.007, 0.016),
-                0.0 if fresh else rng.uniform(0.15, 0.4),
+                0.0 if fresh else rng.uniform(0.1, 0.25),
                 rng.uniform(0.3, 0.7) if fresh else 0.0,
                 rng.uniform(-0.25, 0.25),
             ]
@@ -658,6 +683,7 @@ def add_blemishes(
     rng: np.random.Generator,
     *,
     amount: float = 1.0,
+    kinds: Collection[str] | None = None,
     skin: FloatArray | None = None,
 ) -> Blemished:
     """Draw blemishes on a face.
@@ -667,14 +693,15 @@ def add_blemishes(
         landmarks: [68, 2] in its pixels, iBUG 300-W order.
         amount: 0 for none, 1 as faces come, up to 2. With the same generator state, a larger amount
             draws the same blemishes stronger, and more of them.
+        kinds: exactly these of `KINDS`; None draws which ones the face has.
         skin: [S, S] float32, the `blemish_skin` of this face where it is known already.
 
     Returns:
         The blemished face with its residual and mask (`Blemished`).
 
     Raises:
-        ValueError: the picture is not [S, S, 3] uint8, the landmarks are not [68, 2], or the amount
-            is outside 0..2.
+        ValueError: the picture is not [S, S, 3] uint8, the landmarks are not [68, 2], the amount
+            is outside 0..2, or a kind is unknown.
     """
     points = np.asarray(landmarks, dtype=np.float64)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != image.shape[1]:
@@ -683,7 +710,12 @@ def add_blemishes(
         raise ValueError(f"landmarks must be [68, 2], got {list(points.shape)}")
     if not 0 <= amount <= _MOST:
         raise ValueError(f"amount must be in 0..{_MOST:g}, got {amount}")
+    unknown = sorted(set(kinds or ()) - set(KINDS))
+    if unknown:
+        raise ValueError(f"kinds must be of {', '.join(KINDS)}; got {', '.join(unknown)}")
     size = image.shape[0]
+    drawn = [kind for kind, chance in _CHANCES.items() if rng.random() < chance]
+    present = frozenset(drawn or ["pimple"] if kinds is None else kinds)
     if skin is None:
         skin = blemish_skin(image, points)
     face = _Face.of(points)
@@ -692,13 +724,12 @@ def add_blemishes(
     dark = float(np.clip((0.62 - middle) / 0.37, 0, 1))
 
     melanin, blood, shade, gloss = (np.zeros((size, size), np.float32) for _ in range(4))
-    spots = _spots(face, dark, rng, amount)
+    spots = _spots(face, dark, rng, amount, present)
     _stamp_spots(spots, light_x, light_y, melanin, blood, shade, gloss)
 
     strength = _strength(amount)
-    scarred = rng.random() < 0.2
     for rank, (line, (width, pale, red, ridge)) in enumerate(_scars(face, rng)):
-        if scarred and rank < amount:
+        if "scar" in present and rank < amount:
             look = (width, strength * pale, strength * red, strength * ridge)
             _stamp_scar(line, *look, light_x, light_y, melanin, blood, shade)
 
@@ -706,14 +737,17 @@ def add_blemishes(
     side = min(size, max(64, size // 8))
     factor = side / size
     coarse = _Face.of((points + 0.5) * factor - 0.5)
-    flushed, shiny = rng.random() < 0.4, rng.random() < 0.4
-    reddened = float(_log_uniform(rng, 0.12, 0.5, 1)[0]) * _redness(coarse, side, dark, rng)
-    polished = float(_log_uniform(rng, 0.05, 0.22, 1)[0]) * _shine(coarse, side, rng)
-    if flushed and amount > 0:
-        field = (np.float32(strength) * reddened).astype(np.float32)
+    reddened = float(_log_uniform(rng, 0.18, 0.75, 1)[0]) * _redness(coarse, side, dark, rng)
+    polished = float(_log_uniform(rng, 0.08, 0.34, 1)[0]) * _shine(coarse, side, rng)
+    # They fade out before the skin does, or their outline would show where it ends.
+    inner = cv2.resize(skin, (side, side), interpolation=cv2.INTER_AREA)
+    inner = cv2.GaussianBlur(inner, (0, 0), 0.09 * coarse.unit)
+    inner = np.float32(strength) * np.clip(1.6 * inner - 0.6, 0, 1)
+    if "redness" in present and amount > 0:
+        field = (inner * reddened).astype(np.float32)
         blood += np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
-    if shiny and amount > 0:
-        field = (np.float32(strength) * polished).astype(np.float32)
+    if "shine" in present and amount > 0:
+        field = (inner * polished).astype(np.float32)
         broad = np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
         gloss += broad * _pores(image, face.unit)
     # Gloss is as bright as the light that falls there.
