@@ -9,6 +9,7 @@ Revisage; with the stand-in features the same distance has another scale and ano
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -57,10 +58,13 @@ def frechet_distance(one: npt.ArrayLike, two: npt.ArrayLike) -> float:
     mean2, covariance2 = _gaussian(two)
     if mean1.shape != mean2.shape:
         raise ValueError(f"features have {mean1.size} and {mean2.size} dimensions")
-    root = linalg.sqrtm(covariance1 @ covariance2)
-    if not np.isfinite(root).all():
-        jitter = JITTER * np.eye(len(mean1))
-        root = linalg.sqrtm((covariance1 + jitter) @ (covariance2 + jitter))
+    with warnings.catch_warnings():
+        # Of singular products; whether the root can be used is looked at below.
+        warnings.simplefilter("ignore", linalg.LinAlgWarning)
+        root = linalg.sqrtm(covariance1 @ covariance2)
+        if not np.isfinite(root).all():
+            jitter = JITTER * np.eye(len(mean1))
+            root = linalg.sqrtm((covariance1 + jitter) @ (covariance2 + jitter))
     if np.iscomplexobj(root):
         largest = float(np.abs(np.diagonal(root).imag).max())
         if largest > 1e-3:
