@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from revisage.engines import open_engine
 from revisage.export import export_bundle
 from revisage.manifest import RecipeOrigin
 from revisage.training.importers import from_state_dict, read_network, save_imported
-from revisage.training.loop import fit
+from revisage.training.loop import Turn, fit
 from revisage.training.models.ffc import use_fourier_transform
 from revisage.training.models.lama import LamaGenerator, composite
 from revisage.training.recipe import Run
@@ -31,25 +32,36 @@ class ToyTask:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.network: torch.nn.Module = ToyFiller()
+        self.network = ToyFiller()
+        self.networks: dict[str, torch.nn.Module] = {"filler": self.network}
+        self.product, self.averaged = "filler", ("filler",)
+        self.turns = (Turn("filler", ("filler",), self.loss),)
+        self.watch = "filler/l1"
+        self.notes: dict[str, str] = {}
 
-    def batches(self, rng: np.random.Generator, batch: int) -> Iterator[Batch]:
-        while True:
-            base = rng.random((batch, 3, 1, 1), dtype=np.float32)
-            image = np.broadcast_to(base, (batch, 3, 32, 32)).copy()
-            mask = np.zeros((batch, 1, 32, 32), np.float32)
-            mask[:, :, 8:16, 8:16] = 1
-            yield {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask)}
+    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+        base = rng.random((size, 3, 1, 1), dtype=np.float32)
+        image = np.broadcast_to(base, (size, 3, 32, 32)).copy()
+        mask = np.zeros((size, 1, 32, 32), np.float32)
+        mask[:, :, 8:16, 8:16] = 1
+        return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask)}
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         filled = self.network(batch["image"], batch["mask"])
         loss = (filled - batch["image"]).abs().mean()
         return loss, {"l1": loss.item()}
 
-    def validate(self, network: torch.nn.Module, out: Path, step: int) -> dict[str, float]:
-        batch = next(self.batches(np.random.default_rng(1), 8))
-        error = (network(batch["image"], batch["mask"]) - batch["image"]).abs().mean()
-        return {"l1": float(error)}
+    def validate(
+        self, networks: Mapping[str, torch.nn.Module], out: Path, step: int
+    ) -> dict[str, float]:
+        batch = self.sample(np.random.default_rng(1), 8)
+        filled = networks["filler"](batch["image"], batch["mask"])
+        return {"l1": float((filled - batch["image"]).abs().mean())}
+
+    def pictures(
+        self, networks: Mapping[str, torch.nn.Module]
+    ) -> Mapping[str, npt.NDArray[np.uint8]]:
+        return {}
 
 
 def run(steps: int) -> Run:
@@ -70,7 +82,7 @@ def run(steps: int) -> Run:
 def test_train_export_run(tmp_path: Path) -> None:
     task = ToyTask()
     with torch.no_grad():
-        before = task.validate(task.network.eval(), tmp_path, 0)["l1"]
+        before = task.validate(task.networks, tmp_path, 0)["l1"]
     after = fit(task, run(40), tmp_path / "run")["l1"]
     assert after < 0.7 * before  # it learned something, so the weights are not the first ones
 
@@ -84,7 +96,7 @@ def test_train_export_run(tmp_path: Path) -> None:
     assert bundle.manifest.weights_digest == digest
 
     use_fourier_transform(network, "fft")  # as it was trained
-    batch = next(task.batches(np.random.default_rng(2), 3))
+    batch = task.sample(np.random.default_rng(2), 3)
     with torch.inference_mode():
         true = network(batch["image"], batch["mask"]).numpy()
     inputs = {name: tensor.numpy() for name, tensor in batch.items()}

@@ -28,6 +28,7 @@ from revisage.training.metrics.landmarks import landmark_error
 from revisage.training.models.face_finder import FaceFinder
 from revisage.training.models.face_landmarks import FaceLandmarks
 from revisage.training.tasks.face_finder import target
+from revisage.training.tasks.face_landmarks import HardNegatives
 
 
 def face_points(side: float = 200.0) -> np.ndarray:
@@ -140,16 +141,28 @@ def test_samples_repeat_with_the_seed(pool: FacePool) -> None:
 
 
 def test_landmark_batches(pool: FacePool) -> None:
-    hard = [np.full((64, 64, 3), 200, dtype=np.uint8)] * 64
-    batch = next(
-        landmark_batches(pool, 64, 40, np.random.default_rng(1), negative_share=0.5, hard=hard)
-    )
+    batch = next(landmark_batches(pool, 64, 40, np.random.default_rng(1), negative_share=0.5))
     assert batch["image"].shape == (40, 64, 64, 3)
     assert batch["image"].dtype == np.uint8
     assert 8 < batch["is_face"].sum() < 32
     assert np.array_equal(batch["is_face"], batch["points_count"])
     shown = batch["is_face"] > 0.5
     assert set(np.abs(batch["pose"][shown, 0])) == {12.0}  # flipped and not
+
+
+def test_what_fooled_the_network_is_shown_again() -> None:
+    kept = HardNegatives(room=80, size=32)
+    images = torch.zeros(40, 32, 32, 3, dtype=torch.uint8)
+    is_face = (torch.arange(40) < 20).float()
+    kept.add(torch.full((kept.least - 1, 32, 32, 3), 200, dtype=torch.uint8))
+    assert torch.equal(kept.mixed_in(images, is_face), images)  # too few yet
+    kept.add(torch.full((60, 32, 32, 3), 200, dtype=torch.uint8))
+    assert int(kept.images.amin()) == 200  # the ring is full
+    mixed = kept.mixed_in(images, is_face)
+    assert torch.equal(mixed[:20], images[:20])
+    replaced = int((mixed[20:].amax(dim=(1, 2, 3)) > 0).sum())
+    assert 3 <= replaced <= 17
+    HardNegatives(room=0, size=32).add(images)
 
 
 def test_scenes_and_their_squares(pool: FacePool) -> None:
@@ -252,8 +265,8 @@ def test_the_tasks_learn(folder, name: str) -> None:
     recipe = {"data": {"portraits": [str(folder)], "face_px": 90.0}}
     torch.manual_seed(0)
     task = importlib.import_module(f"revisage.training.tasks.{name}").build(recipe)
-    batch = next(task.batches(np.random.default_rng(0), 6))
-    optimiser = torch.optim.AdamW(task.network.parameters(), lr=3e-3)
+    batch = task.sample(np.random.default_rng(0), 6)
+    optimiser = torch.optim.AdamW(task.networks[task.product].parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
         loss, parts = task.loss(batch)

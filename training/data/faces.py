@@ -36,6 +36,7 @@ __all__ = [
     "landmark_sample",
     "placement",
     "read_negatives",
+    "shown_again",
 ]
 
 FloatArray = npt.NDArray[np.float32]
@@ -250,17 +251,18 @@ def _broken_face(face: PooledFace, size: int, rng: np.random.Generator) -> Pictu
     return crop(face.picture, placement(centre, side, rng.uniform(-0.8, 0.8), size), size)
 
 
-def _no_face(
-    pool: FacePool, size: int, rng: np.random.Generator, hard: Sequence[Picture]
-) -> Picture:
-    """A crop without a face: half of them such that fooled the network before."""
-    if len(hard) >= 64 and rng.random() < 0.5:
-        image = hard[int(rng.integers(0, len(hard)))]
-        middle = np.full(2, (size - 1) / 2) + rng.normal(0, 0.05 * size, 2)
-        side = size * float(np.exp(rng.normal(0, 0.1)))
-        flip = bool(rng.random() < 0.5)
-        image = crop(image, placement(middle, side, rng.normal(0, 0.2), size, flip=flip), size)
-        return light(image, rng) if rng.random() < 0.5 else image
+def shown_again(image: Picture, rng: np.random.Generator) -> Picture:
+    """A [S, S, 3] crop that fooled the network, a little moved and in other light."""
+    size = image.shape[0]
+    middle = np.full(2, (size - 1) / 2) + rng.normal(0, 0.05 * size, 2)
+    side = size * float(np.exp(rng.normal(0, 0.1)))
+    flip = bool(rng.random() < 0.5)
+    image = crop(image, placement(middle, side, rng.normal(0, 0.2), size, flip=flip), size)
+    return light(image, rng) if rng.random() < 0.5 else image
+
+
+def _no_face(pool: FacePool, size: int, rng: np.random.Generator) -> Picture:
+    """A crop without a face."""
     if rng.random() < 0.35:
         face = pool.faces[int(rng.integers(0, len(pool.faces)))]
         image = _broken_face(face, size, rng)
@@ -275,16 +277,14 @@ def landmark_sample(
     rng: np.random.Generator,
     *,
     negative_share: float = 0.25,
-    hard: Sequence[Picture] = (),
 ) -> LandmarkSample:
     """A face crop with landmarks, or a crop without a face.
 
     Args:
         negative_share: share of the samples without a face.
-        hard: [size, size, 3] crops without a face that the network took for one.
     """
     if rng.random() < negative_share:
-        image = _no_face(pool, size, rng, hard)
+        image = _no_face(pool, size, rng)
         nowhere = np.full((68, 2), (size - 1) / 2, dtype=np.float32)
         return LandmarkSample(image, nowhere, np.zeros(2, np.float32), 0.0, 0.0)
     face = pool.faces[int(rng.integers(0, len(pool.faces)))]
@@ -313,16 +313,11 @@ def landmark_batches(
     rng: np.random.Generator,
     *,
     negative_share: float = 0.25,
-    hard: Sequence[Picture] = (),
 ) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-    """Endless batches of arrays: image [N, S, S, 3] u8, landmarks, pose, is_face, points_count.
-
-    `hard` may grow while batches are made.
-    """
+    """Endless batches of arrays: image [N, S, S, 3] u8, landmarks, pose, is_face, points_count."""
     while True:
         samples = [
-            landmark_sample(pool, size, rng, negative_share=negative_share, hard=hard)
-            for _ in range(batch)
+            landmark_sample(pool, size, rng, negative_share=negative_share) for _ in range(batch)
         ]
         yield {
             field.name: np.stack([getattr(sample, field.name) for sample in samples]).astype(

@@ -181,7 +181,7 @@ class SegmenterTask:
         return segmentation_figures(networks["segmenter"], self.held_out.faces[:24], 11, out)
 
     def pictures(self, networks: Mapping[str, torch.nn.Module]) -> Mapping[str, Picture]:
-        """Wrinkles drawn on held-out faces: found in green, found wrongly in red, missed in blue."""
+        """Wrinkles drawn on held-out faces: found in green, wrongly in red, missed in blue."""
         network, rng = networks["segmenter"], np.random.default_rng(12)
         sheet = []
         for face in self.held_out.faces[:6]:
