@@ -12,8 +12,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the command line."""
     parser = subparsers.add_parser("train", help="run a training recipe, or continue a run")
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped one"
+        "recipe", nargs="?", metavar="RECIPE", help="a .toml file, or the name of a shipped one"
     )
+    parser.add_argument("--list", action="store_true", help="list the recipes that ship and stop")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
     parser.add_argument(
         "--set",
@@ -21,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         metavar="TABLE.KEY=VALUE",
         dest="overrides",
-        help="change one value of the recipe; may be repeated",
+        help="change one value of the recipe (optimiser.NAME.KEY=VALUE too); may be repeated",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the run is written; default: runs/RECIPE"
@@ -32,14 +33,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
-    from revisage.errors import MissingExtraError
+    from revisage.errors import MissingExtraError, OptionError
 
     try:
-        from revisage.training.train import train
+        from revisage.training.train import list_recipes, train
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("revisage"):
             raise
         raise MissingExtraError("train", "training") from error
+    if args.list:
+        print(list_recipes())
+        return 0
+    if args.recipe is None:
+        raise OptionError("give a RECIPE: a .toml file, or a name from revisage train --list")
     return train(
         args.recipe, args.overrides, out=args.out, dry_run=args.dry_run, device=args.device
     )
