@@ -37,7 +37,7 @@ BLOOD = np.array([0.27, 1.00, 0.95], np.float32)
 _VISIBLE = 0.012  # a relative change of less than this is left out, so that the mask is exact
 _FULL = 0.30  # a relative change that counts as wholly blemished
 _MOST = 2.0  # the largest amount
-_PIXELS = 144  # side at which the skin is looked for
+_PIXELS = 128  # side at which the skin is looked for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,7 +143,9 @@ def blemish_skin(image: Picture, landmarks: npt.ArrayLike) -> FloatArray:
         return np.zeros((size, size), np.float32)
     centre_colour = np.median(sample, axis=0)
     spread = 1.4826 * np.median(np.abs(sample - centre_colour), axis=0)
-    low = centre_colour - np.array([centre_colour[0] * np.clip(3.5 * spread[0] / centre_colour[0], 0.25, 0.45), 0, 0])
+    low = centre_colour - np.array(
+        [centre_colour[0] * np.clip(3.5 * spread[0] / centre_colour[0], 0.25, 0.45), 0, 0]
+    )
     high = centre_colour + np.array([max(4 * spread[0], 80.0), 0, 0])
     tolerance = np.maximum(4.5 * spread[1:], 12.0)
     low[1:] -= tolerance
@@ -171,7 +173,10 @@ def _regions(face: _Face) -> dict[str, tuple[Points, Points]]:
     p, unit, down = face.points, face.unit, face.down
     between = (p[21] + p[22]) / 2
     return {
-        "cheek_left": (0.5 * p[2] + 0.5 * p[31] + 0.02 * unit * down, np.array([0.30, 0.36]) * unit),
+        "cheek_left": (
+            0.5 * p[2] + 0.5 * p[31] + 0.02 * unit * down,
+            np.array([0.30, 0.36]) * unit,
+        ),
         "cheek_right": (
             0.5 * p[14] + 0.5 * p[35] + 0.02 * unit * down,
             np.array([0.30, 0.36]) * unit,
@@ -233,16 +238,16 @@ def _placed(
     """[count, 2] positions: regions by weight, in part around common centres."""
     regions = _regions(face)
     weights = _PLACES[kind]
-    names = list(weights)
     # People differ in where it strikes them.
-    share = np.array([weights[n] for n in names]) * np.exp(rng.normal(0, 0.7, len(names)))
-    chosen = rng.choice(len(names), count, p=share / share.sum())
+    share = np.array(list(weights.values())) * np.exp(rng.normal(0, 0.7, len(weights)))
+    edges = np.cumsum(share) / share.sum()
+    chosen = np.searchsorted(edges, rng.random(count)).clip(max=len(weights) - 1)
     offset = rng.normal(0, 0.62, (count, 2)).clip(-1.6, 1.6)
-    hub = rng.normal(0, 0.5, (len(names), 2))
+    hub = rng.normal(0, 0.5, (len(weights), 2))
     gathered = rng.random(count) < clusters
     offset[gathered] = hub[chosen[gathered]] + 0.22 * rng.standard_normal((gathered.sum(), 2))
-    centre = np.stack([regions[n][0] for n in names])[chosen]
-    axes = np.stack([regions[n][1] for n in names])[chosen]
+    centre = np.array([regions[name][0] for name in weights])[chosen]
+    axes = np.array([regions[name][1] for name in weights])[chosen]
     return np.asarray(
         centre
         + (offset[:, :1] * axes[:, :1]) * face.across
@@ -371,13 +376,13 @@ def _spots(
 ) -> FloatArray:
     """The table of all spots of a face, strengths included; same draws for every amount."""
     tables = []
-    for kind, (maker, (low, high)) in _SPOTS.items():
+    for kind in (kind for kind in _SPOTS if kind in present):
+        maker, (low, high) = _SPOTS[kind]
         count = int(_log_uniform(rng, low, high, 1)[0])
         made = maker(face, dark, rng, int(np.ceil(_MOST * count)))
         # Spot i is there once the amount reaches its rank; then it grows stronger.
         rank = (np.arange(len(made)) + 1) / count - 0.999
-        if kind in present:
-            tables.append(made[rank <= amount])
+        tables.append(made[rank <= amount])
     spots = np.concatenate(tables) if tables else np.zeros((0, _COLUMNS))
     columns = [_MELANIN, _BLOOD, _HALO_BLOOD, _HEIGHT, _GLOSS]
     spots[:, columns] *= _strength(amount)
@@ -470,7 +475,7 @@ def _stamp_scar(
     blood: FloatArray,
     shade: FloatArray,
 ) -> None:
-    """Draw a linear scar along the polyline [N, 2]: thin, tapered, paler or redder, with a ridge."""
+    """Draw a linear scar along the polyline [N, 2]: thin, tapered, pale or red, with a ridge."""
     size = melanin.shape[0]
     count = points.shape[0]
     reach = 4 * width + 1
@@ -583,6 +588,7 @@ def _patch(
 def _redness(face: _Face, side: int, dark: float, rng: np.random.Generator) -> FloatArray:
     """[side, side] density of blood: flushed cheeks, nose wings, chin; blotchy."""
     field = np.zeros((side, side), np.float32)
+    density = _log_uniform(rng, 0.18, 0.65, 1)[0]
     p, unit = face.points, face.unit
     places = [
         (0.5 * p[2] + 0.5 * p[31] - 0.03 * unit * face.down, (0.33, 0.28), 0.75),
@@ -599,12 +605,13 @@ def _redness(face: _Face, side: int, dark: float, rng: np.random.Generator) -> F
             field += np.float32(strength) * _patch(side, place, size, face.across, face.down, 1.1)
     blotches = 0.9 + 0.45 * _noise(side, 7, rng) + 0.3 * _noise(side, 16, rng)
     field *= np.clip(blotches, 0.05, 2.0)
-    return np.asarray(field * (1 - 0.4 * dark), dtype=np.float32)
+    return np.asarray(field * density * (1 - 0.4 * dark), dtype=np.float32)
 
 
 def _shine(face: _Face, side: int, rng: np.random.Generator) -> FloatArray:
     """[side, side] gloss: the forehead, the ridge and tip of the nose, cheekbones, chin."""
     field = np.zeros((side, side), np.float32)
+    bright = np.float32(_log_uniform(rng, 0.08, 0.34, 1)[0])
     p, unit, down = face.points, face.unit, face.down
     between = (p[21] + p[22]) / 2
     places = [
@@ -621,7 +628,7 @@ def _shine(face: _Face, side: int, rng: np.random.Generator) -> FloatArray:
         size = unit * np.array(axes) * np.exp(rng.normal(0, 0.25, 2))
         if rng.random() < chance:
             field += np.float32(strength) * _patch(side, place, size, face.across, down, 0.9)
-    return field * np.clip(1 + 0.4 * _noise(side, 12, rng), 0.2, 1.8)
+    return bright * field * np.clip(1 + 0.4 * _noise(side, 12, rng), 0.2, 1.8)
 
 
 def _scars(face: _Face, rng: np.random.Generator) -> list[tuple[FloatArray, Points]]:
@@ -651,20 +658,34 @@ def _scars(face: _Face, rng: np.random.Generator) -> list[tuple[FloatArray, Poin
     return scars
 
 
-def _light(image: Picture, skin: FloatArray) -> tuple[float, float, FloatArray, float]:
-    """Where light travels to in the plane (x, y), and how bright the skin is.
+# Linear light of average skin under white light, for the colour of the light in a photo.
+_SKIN = np.array([0.615, 0.346, 0.240], np.float32)
 
-    Returns:
-        x, y (a unit vector), the smoothed luminance of the skin relative to its median [s, s], and
-        that median (0..1).
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Light:
+    """The light of a photo, judged by its skin.
+
+    x, y: where it travels to in the plane of the picture, a unit vector. relative: [s, s] smoothed
+    luminance of the skin relative to its median. middle: that median, 0..1. colour: [3] of about 1.
     """
+
+    x: float
+    y: float
+    relative: FloatArray
+    middle: float
+    colour: FloatArray
+
+
+def _light(image: Picture, skin: FloatArray) -> _Light:
     side = 48
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     weight = np.asarray(cv2.resize(skin, (side, side), interpolation=cv2.INTER_AREA))
     luma = small.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
     chosen = weight > 0.5
     if chosen.sum() < 10:
-        return 0.0, 1.0, np.ones((side, side), np.float32), 0.5
+        one = np.ones((side, side), np.float32)
+        return _Light(0.0, 1.0, one, 0.5, np.ones(3, np.float32))
     middle = max(float(np.median(luma[chosen])), 0.02)
     y, x = np.nonzero(chosen)
     # A plane through the log luminance: brightness rises towards the light.
@@ -674,7 +695,10 @@ def _light(image: Picture, skin: FloatArray) -> tuple[float, float, FloatArray, 
     towards = towards / max(float(np.hypot(*towards)), 1e-6)
     filled = np.where(chosen, luma, np.float32(middle)).astype(np.float32)
     relative = cv2.GaussianBlur(filled, (0, 0), 3.0) / np.float32(middle)
-    return -float(towards[0]), -float(towards[1]), np.asarray(relative), middle
+    # Seen through skin of unknown tone, so only part of the cast is believed.
+    colour = (np.median(small[chosen] / np.float32(255), axis=0) ** 2 / _SKIN + 1e-3) ** 0.6
+    colour = (colour / colour.mean()).astype(np.float32)
+    return _Light(-float(towards[0]), -float(towards[1]), np.asarray(relative), middle, colour)
 
 
 def add_blemishes(
@@ -719,39 +743,39 @@ def add_blemishes(
     if skin is None:
         skin = blemish_skin(image, points)
     face = _Face.of(points)
-    light_x, light_y, relative, middle = _light(image, skin)
+    light = _light(image, skin)
     # Dark skin by the luminance of its linear light: 0 light to 1 dark.
-    dark = float(np.clip((0.62 - middle) / 0.37, 0, 1))
+    dark = float(np.clip((0.62 - light.middle) / 0.37, 0, 1))
 
     melanin, blood, shade, gloss = (np.zeros((size, size), np.float32) for _ in range(4))
     spots = _spots(face, dark, rng, amount, present)
-    _stamp_spots(spots, light_x, light_y, melanin, blood, shade, gloss)
+    _stamp_spots(spots, light.x, light.y, melanin, blood, shade, gloss)
 
     strength = _strength(amount)
-    for rank, (line, (width, pale, red, ridge)) in enumerate(_scars(face, rng)):
-        if "scar" in present and rank < amount:
+    scars = _scars(face, rng) if "scar" in present else []
+    for rank, (line, (width, pale, red, ridge)) in enumerate(scars):
+        if rank < amount:
             look = (width, strength * pale, strength * red, strength * ridge)
-            _stamp_scar(line, *look, light_x, light_y, melanin, blood, shade)
+            _stamp_scar(line, *look, light.x, light.y, melanin, blood, shade)
 
-    # Patches are smooth: drawn at a quarter of the size or less.
-    side = min(size, max(64, size // 8))
-    factor = side / size
-    coarse = _Face.of((points + 0.5) * factor - 0.5)
-    reddened = float(_log_uniform(rng, 0.18, 0.75, 1)[0]) * _redness(coarse, side, dark, rng)
-    polished = float(_log_uniform(rng, 0.08, 0.34, 1)[0]) * _shine(coarse, side, rng)
-    # They fade out before the skin does, or their outline would show where it ends.
-    inner = cv2.resize(skin, (side, side), interpolation=cv2.INTER_AREA)
-    inner = cv2.GaussianBlur(inner, (0, 0), 0.09 * coarse.unit)
-    inner = np.float32(strength) * np.clip(1.6 * inner - 0.6, 0, 1)
-    if "redness" in present and amount > 0:
-        field = (inner * reddened).astype(np.float32)
-        blood += np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
-    if "shine" in present and amount > 0:
-        field = (inner * polished).astype(np.float32)
-        broad = np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
-        gloss += broad * _pores(image, face.unit)
+    if present & {"redness", "shine"}:
+        # Patches are smooth, so they are drawn small. They fade out before the skin does, or their
+        # outline would show where it ends.
+        side = min(size, max(64, size // 8))
+        factor = side / size
+        coarse = _Face.of((points + 0.5) * factor - 0.5)
+        inner = cv2.resize(skin, (side, side), interpolation=cv2.INTER_AREA)
+        inner = cv2.GaussianBlur(inner, (0, 0), 0.09 * coarse.unit)
+        inner = np.float32(strength) * np.clip(1.6 * np.asarray(inner) - 0.6, 0, 1)
+        if "redness" in present:
+            field = inner * _redness(coarse, side, dark, rng)
+            blood += np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
+        if "shine" in present:
+            field = inner * _shine(coarse, side, rng)
+            broad = np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
+            gloss += broad * _pores(image, face.unit)
     # Gloss is as bright as the light that falls there.
-    lit = np.clip(relative, 0.3, 1.7) ** 2
+    lit = np.clip(light.relative, 0.3, 1.7) ** 2
     gloss *= np.asarray(cv2.resize(lit, (size, size), interpolation=cv2.INTER_LINEAR))
 
     uneven = np.float32(1) + np.float32(0.16) * _noise(size, max(8, int(5 * size / face.unit)), rng)
@@ -759,9 +783,8 @@ def add_blemishes(
     colours = (MELANIN, BLOOD)
     if gray:  # black and white stays so
         weights = np.array([0.299, 0.587, 0.114], np.float32)
+        light = dataclasses.replace(light, colour=np.ones(3, np.float32))
         colours = tuple(np.full(3, c @ weights, np.float32) for c in colours)  # type: ignore[assignment]
-    warmth = np.float32(rng.normal(0, 0.03) * (not gray))
-    light_colour = np.array([1 + warmth, 1, 1 - warmth], np.float32)
     out = image.copy()
     residual = np.zeros((size, size, 3), np.float32)
     mask = np.zeros((size, size), np.float32)
@@ -775,7 +798,7 @@ def add_blemishes(
             gloss,
             uneven,
             *colours,
-            light_colour,
+            light.colour,
             _VISIBLE,
             _FULL,
             out,

@@ -199,9 +199,7 @@ def _moved(landmarks: Points, move: _Move) -> Points:
     pulled[[3, 13, 4, 12]] = 0.15
     face[:, 0] += 0.8 * move.smile * pulled * np.sign(face[:, 0] - middle)
     face[:, 1] -= 0.6 * move.smile * pulled
-    face[17:27, 1] -= move.brows * np.array(
-        [0.6, 0.9, 1.0, 1.0, 0.9, 0.9, 1.0, 1.0, 0.9, 0.6]
-    )
+    face[17:27, 1] -= move.brows * np.array([0.6, 0.9, 1.0, 1.0, 0.9, 0.9, 1.0, 1.0, 0.9, 0.6])
     for first in (36, 42):
         eye = face[first : first + 6]
         eye[:, 1] += move.lids * (eye[:, 1] - eye[:, 1].mean())
