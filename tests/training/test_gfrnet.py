@@ -12,13 +12,13 @@ from torch import nn
 from revisage.errors import CheckpointError
 from revisage.kernels import flow_warp
 from revisage.training.importers import from_checkpoint, from_state_dict, read_network
+from revisage.training.models.crop import crop_resized
 from revisage.training.models.gfrnet import (
     PARTS,
     VARIANTS,
     GFRNet,
     RecNet,
     RestorationDiscriminator,
-    crop_resized,
     face_boxes,
     part_boxes,
 )

@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from revisage.training.models.gfrnet_warpnet import PyramidWarpNet, WarpNet, warp
 
@@ -38,9 +37,10 @@ __all__ = [
     "RecNet",
     "Restoration",
     "RestorationDiscriminator",
-    "crop_resized",
     "face_boxes",
+    "make_warpnet",
     "part_boxes",
+    "predicted_grid",
 ]
 
 VARIANTS = ("full", "-F", "R", "-W", "-WG", "-W2", "-WG2")
@@ -157,6 +157,27 @@ def _initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 1.0, 0.02)
 
 
+def predicted_grid(warpnet: nn.Module, degraded: Tensor, guide: Tensor) -> Tensor:
+    """The grid [N, 2, H, W] of either WarpNet, from pictures [N, 3, H, W] in [0, 1].
+
+    The paper's version sees them as they are; the later one was trained on [-1, 1].
+    """
+    if isinstance(warpnet, PyramidWarpNet):
+        grids: tuple[Tensor, ...] = warpnet(2 * degraded - 1, 2 * guide - 1)
+        return grids[0]
+    grid: Tensor = warpnet(degraded, guide)
+    return grid
+
+
+def make_warpnet(kind: str, ngf: int = 0, levels: int = 8) -> WarpNet | PyramidWarpNet:
+    """WarpNet "paper" or "pyramid"; `ngf` 0 takes the published width."""
+    if kind == "paper":
+        return WarpNet(ngf or 64, levels)
+    if kind == "pyramid":
+        return PyramidWarpNet(ngf or 32)
+    raise ValueError(f"warpnet is paper or pyramid, not {kind!r}")
+
+
 class Restoration(NamedTuple):
     """What `GFRNet` gives; without WarpNet there is no grid, and the warped guide is the guide."""
 
@@ -190,15 +211,10 @@ class GFRNet(nn.Module):
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {variant!r}")
-        if warpnet not in {"paper", "pyramid"}:
-            raise ValueError(f"warpnet is paper or pyramid, not {warpnet!r}")
         self.variant, self.detach_guide = variant, detach_guide
         self.warpnet: WarpNet | PyramidWarpNet | None = None
         if variant in {"full", "-F", "R"}:
-            if warpnet == "paper":
-                self.warpnet = WarpNet(warp_ngf or 64, levels)
-            else:
-                self.warpnet = PyramidWarpNet(warp_ngf or 32)
+            self.warpnet = make_warpnet(warpnet, warp_ngf, levels)
         self.recnet = RecNet(
             3 if variant.startswith("-WG") else 6,
             rec_ngf * (2 if variant.endswith("2") else 1),
@@ -215,15 +231,8 @@ class GFRNet(nn.Module):
         """256 px with few channels: the later WarpNet at 8, RecNet at 16 and six levels."""
         return cls(variant, warpnet="pyramid", warp_ngf=8, rec_ngf=16, levels=6)
 
-    def grid_of(self, degraded: Tensor, guide: Tensor) -> Tensor | None:
-        """The sampling grid alone, [N, 2, H, W]; None without WarpNet."""
-        if self.warpnet is None:
-            return None
-        found = self.warpnet(degraded, guide)
-        return found[0] if isinstance(found, tuple) else found
-
     def forward(self, degraded: Tensor, guide: Tensor) -> Restoration:
-        grid = self.grid_of(degraded, guide)
+        grid = None if self.warpnet is None else predicted_grid(self.warpnet, degraded, guide)
         warped = guide if grid is None else warp(guide, grid)
         if self.variant.startswith("-WG"):
             seen = degraded
@@ -236,7 +245,7 @@ def face_boxes(landmarks: Tensor, margin: float = 0.0) -> Tensor:
     """Boxes around all landmarks: [N, 68, 2] in pixels -> [N, 4] as x0, y0, x1, y1.
 
     `margin` widens them on each side by a share of their width and height. They may leave the
-    picture: `crop_resized` is black there.
+    picture: `crop_resized` gives 0 there.
     """
     low, high = landmarks.amin(dim=1), landmarks.amax(dim=1)  # [N, 2]
     grow = margin * (high - low)
@@ -259,24 +268,3 @@ def part_boxes(landmarks: Tensor, part: str, expand: float = 1.2) -> Tensor:
     centre = points.mean(dim=1)  # [N, 2]
     half = 0.5 * expand * extent
     return torch.cat([centre - half, centre + half], dim=1)
-
-
-def crop_resized(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut a box out of each picture and resize it bilinearly (corners aligned); differentiable.
-
-    Args:
-        image: [N, C, H, W].
-        boxes: [N, 4] as x0, y0, x1, y1: the pixel centres that become the corners of the crop.
-
-    Returns:
-        [N, C, size, size].
-    """
-    height, width = image.shape[-2:]
-    low, high = boxes[:, :2], boxes[:, 2:]  # [N, 2]
-    share = torch.linspace(0, 1, size, device=image.device, dtype=image.dtype)
-    places = low[:, None] + share[:, None] * (high - low)[:, None]  # [N, size, 2] in pixels
-    places = places * places.new_tensor([2 / (width - 1), 2 / (height - 1)]) - 1
-    x = places[:, None, :, 0].expand(-1, size, -1)  # [N, size, size]
-    y = places[:, :, None, 1].expand(-1, -1, size)
-    grid = torch.stack([x, y], dim=-1).to(image.dtype)
-    return functional.grid_sample(image, grid, align_corners=True)

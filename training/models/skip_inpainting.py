@@ -1,0 +1,98 @@
+"""Encoder-decoder with skip connections that fills a hole in a face.
+
+The network that its authors compare with Context-Encoder models 0 to 3, trained with 0.999
+reconstruction and 0.001 adversarial loss against a critic with instance norm. Their text was not
+available to us: the layers are those of the Context Encoder (`context_encoder.py`, Note [Models 0
+to 3]), the skip connections those of the U-Net (Ronneberger et al. 2015; Isola et al. 2017): each
+decoder level also sees the encoder's map of its size, decoder part first. The critic is
+`HoleCritic(norm="instance")`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from revisage.training.models.context_encoder import (
+    decoder_widths,
+    encoder_widths,
+    initialise,
+    picture_with_hole,
+)
+
+__all__ = ["SkipInpainting", "composite_hole"]
+
+
+class SkipInpainting(nn.Module):
+    """image [N, 3, H, W] in [0, 1], mask [N, 1, H, W] (1 = hole) -> prediction [N, 3, H, W].
+
+    Sides are multiples of 2 ** levels. The prediction covers the whole picture; only what lies in
+    the hole is used: see `composite_hole`.
+
+    Args:
+        ngf: channels of the first convolution; 1, 1, 2, 4, 8, 8, ... times that per level.
+        levels: how often the size is halved; 5 at 128 px leaves a map of 4 x 4.
+        mask_input: show the mask as a fourth channel. Without it the hole is told by its colour
+            alone, as for the Context Encoder: enough for a hole that is always in the middle.
+    """
+
+    critic_norm = "instance"
+
+    def __init__(self, ngf: int = 64, levels: int = 5, *, mask_input: bool = False) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"levels must be at least 2, not {levels}")
+        self.multiple_of, self.mask_input = 2**levels, mask_input
+        down = encoder_widths(ngf, levels)
+        up = [*decoder_widths(ngf, levels)[1:], 3]
+        first = nn.Sequential(nn.Conv2d(4 if mask_input else 3, ngf, 4, 2, 1), nn.LeakyReLU(0.2))
+        self.encoder = nn.ModuleList([first])
+        for inputs, outputs in zip(down, down[1:], strict=False):
+            self.encoder.append(
+                nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 4, 2, 1),
+                    nn.BatchNorm2d(outputs),
+                    nn.LeakyReLU(0.2),
+                )
+            )
+        self.decoder = nn.ModuleList()
+        before = down[-1]
+        for skip, outputs in zip([*reversed(down[:-1]), 0], up, strict=True):
+            layers: list[nn.Module] = [nn.ConvTranspose2d(before, outputs, 4, 2, 1)]
+            layers += [nn.BatchNorm2d(outputs), nn.ReLU()] if skip else [nn.Tanh()]
+            self.decoder.append(nn.Sequential(*layers))
+            before = outputs + skip
+        initialise(self)
+
+    @classmethod
+    def paper(cls) -> SkipInpainting:
+        """128 px with a hole of 64 px in the middle."""
+        return cls()
+
+    @classmethod
+    def compact(cls) -> SkipInpainting:
+        """256 px and any hole: a quarter of the channels, one level more, the mask as input."""
+        return cls(ngf=16, levels=6, mask_input=True)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        multiple = self.multiple_of
+        if not torch.jit.is_tracing() and (height % multiple or width % multiple):
+            raise ValueError(f"sides must be multiples of {multiple}, not {height} x {width}")
+        x = picture_with_hole(image, mask)
+        if self.mask_input:
+            x = torch.cat([x, 2 * mask - 1], dim=1)  # [N, 4, H, W]
+        skips = []
+        for block in self.encoder:
+            x = block(x)
+            skips.append(x)
+        for level, block in enumerate(self.decoder):
+            if level:
+                x = torch.cat([x, skips[-1 - level]], dim=1)
+            x = block(x)
+        return (x + 1) / 2
+
+
+def composite_hole(predicted: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """The prediction in the hole, the picture elsewhere: [N, 3, H, W]."""
+    return mask * predicted + (1 - mask) * image
