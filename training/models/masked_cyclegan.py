@@ -8,7 +8,7 @@ base works:
 |---|---|---|
 | resnet | CycleGAN (Zhu et al. 2017) | residual, reflected borders |
 | stargan | StarGAN (Choi et al. 2018) | residual, affine instance norm |
-| dilated | StarGAN | the same with first convolutions of dilation 1, 2, 4, 8, 1, ... |
+| dilated | StarGAN | the same, first convolutions dilated by 2, 4, 8, 16, 2, ... |
 | dmfn | DMFN (Hui et al. 2020) | dense multi-scale fusion blocks |
 
 | head | result, x the input, all in [-1, 1] |
@@ -25,7 +25,8 @@ Note [Gradients of the binary mask]
 
 What the sources leave open and is chosen here: the kernel of the heads is that of the body's own
 last convolution (7 for resnet, stargan and dilated, 3 for dmfn), the mask is a sigmoid, the dilated
-blocks take DMFN's four dilations in turn, and instance norms keep no running statistics.
+blocks take the four dilations of Iizuka et al. 2017, "Globally and Locally Consistent Image
+Completion" (SIGGRAPH), in turn, and instance norms keep no running statistics.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from revisage.training.models.cyclegan import resnet_body
-from revisage.training.models.dmfn import DILATIONS, DMFB, dmfn_decoder, dmfn_encoder
+from revisage.training.models.dmfn import DMFB, dmfn_decoder, dmfn_encoder
 from revisage.training.models.stargan import StarGANResidualBlock, stargan_decoder, stargan_encoder
 
 __all__ = ["BODIES", "HEADS", "Translation", "UnmaskGenerator"]
@@ -45,6 +46,7 @@ __all__ = ["BODIES", "HEADS", "Translation", "UnmaskGenerator"]
 Body = Literal["resnet", "stargan", "dilated", "dmfn"]
 Head = Literal["normal", "residual", "mask", "binary_mask"]
 HEADS = ("normal", "residual", "mask", "binary_mask")
+DILATIONS = (2, 4, 8, 16)  # of the "dilated" body, block after block
 
 
 class Translation(NamedTuple):

@@ -1,0 +1,23 @@
+"""Pictures as tensors, in the two ranges that networks use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["signed_pictures", "unit_range"]
+
+
+def signed_pictures(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+    """[H, W, 3] uint8 each -> [N, 3, H, W] float32 in [-1, 1]."""
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return (stacked.float() / 127.5 - 1).contiguous()
+
+
+def unit_range(pictures: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1], float32; what lies outside stays outside."""
+    return (pictures.float() + 1) / 2

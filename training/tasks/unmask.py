@@ -1,0 +1,393 @@
+"""Taking off a worn face mask, learned without pairs: the masked CycleGAN and its variants.
+
+Two domains, faces with and without a mask. One generator takes the mask off, another puts one on
+(or, with `model.single`, one generator does both, as StarGAN); critics judge each domain; a picture
+that goes there and back again must be what it was. Masks are drawn on the fly on bare faces of
+other people than those that stand for the bare domain, so that no pair is ever shown.
+
+The drawn masks do have a bare face beneath them. `loss.paired` and `loss.coverage` use it; they are
+0 in the paper's recipe, which is unpaired, and above 0 in the compact one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from revisage.errors import RecipeError
+from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
+from revisage.training.data.picture_tensors import signed_pictures, unit_range
+from revisage.training.data.worn_masks import wear_mask
+from revisage.training.loop import Turn
+from revisage.training.losses.cycle import (
+    cycle_loss,
+    identity_loss,
+    mask_smoothness_loss,
+    mask_sparsity_loss,
+)
+from revisage.training.losses.gan import adversarial, wasserstein_penalty
+from revisage.training.losses.masked import masked_l1
+from revisage.training.losses.perceptual import perceptual_loss, perceptual_network
+from revisage.training.metrics.report import image_figures
+from revisage.training.metrics.segmentation import Overlap
+from revisage.training.models.critics import make_critic
+from revisage.training.models.masked_cyclegan import Translation, UnmaskGenerator
+from revisage.training.recipe import section
+
+__all__ = ["SMALL", "TINY", "UnmaskTask", "build"]
+
+Batch = Mapping[str, Tensor]
+Image = npt.NDArray[np.uint8]
+
+BARE, MASKED = 0, 1  # domains
+
+TINY: dict[str, dict[str, Any]] = {
+    "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 2e-3},
+    "optimiser": {
+        "generator": {"learning_rate": 2e-3, "warmup_steps": 0},
+        "critic": {"learning_rate": 1e-3, "warmup_steps": 0},
+    },
+    "model": {"width": 4, "blocks": 1, "critic_width": 4, "critic_depth": 3},
+    "data": {"size": 32, "held_out": 2},
+    "loss": {"critic_steps": 1, "perceptual": 0.0},
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "run": {"steps": 300, "batch": 4, "warmup_steps": 20, "validate_every": 300},
+    "optimiser": {
+        "generator": {"learning_rate": 1e-3, "warmup_steps": 20},
+        "critic": {"learning_rate": 1e-3, "warmup_steps": 20},
+    },
+    "model": {"width": 12, "blocks": 3, "critic_width": 16, "critic_depth": 4},
+    "data": {"size": 64, "held_out": 16},
+    "loss": {"critic_steps": 1},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    generator: str = "dmfn"  # "resnet", "stargan", "dilated" or "dmfn"
+    head: str = "mask"  # "normal", "residual", "mask" or "binary_mask"
+    width: int = 64
+    blocks: int = 8
+    single: bool = False  # one generator and one critic for both directions
+    critic: str = "stargan"  # "stargan", "patch" or "red"
+    critic_width: int = 64
+    critic_depth: int = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    portraits: tuple[str, ...]  # folders of annotated portraits
+    size: int = 256  # side of the aligned square
+    min_native_face_px: float = 0.0
+    masks: tuple[str, ...] = ()  # kinds of `wear_mask`; empty for its own mixture
+    templates: str = ""  # folder of RGBA pictures of masks, for half of that mixture
+    held_out: int = 32  # faces of the validation split that are judged
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    adversarial: str = "wasserstein"  # a name of `losses.gan.ADVERSARIAL`
+    adversarial_weight: float = 1.0
+    penalty: float = 10.0  # of WGAN-GP; only with adversarial = "wasserstein"
+    critic_steps: int = 1  # critic steps for each generator step
+    cycle: float = 10.0
+    identity: float = 5.0
+    domain: float = 1.0  # cross entropy of the critic's domain head; only with model.single
+    sparsity: float = 0.0  # mean square of the soft mask
+    smoothness: float = 0.0  # mean squared step of the soft mask
+    # With the truth beneath the drawn masks, which the unpaired method does without:
+    paired: float = 0.0  # L1 over the picture and under the mask
+    coverage: float = 0.0  # mean squared difference of the mask and the drawn one
+    perceptual: float = 0.0  # distance of the unmasked and the true face
+    perceptual_network: str = "stand_in"
+    perceptual_weights: str = ""  # file of a published network
+
+
+class UnmaskTask:
+    """See `revisage.training.loop.Task`."""
+
+    product, averaged, watch = "unmask", ("unmask",), "generator/cycle"
+
+    def __init__(self, model: Model, data: Data, loss: Loss) -> None:
+        self.model, self.data, self.weights = model, data, loss
+        try:
+            self.networks = _networks(model, data.size)
+            self.adversarial = adversarial(loss.adversarial)
+        except ValueError as error:
+            raise RecipeError(f"[model] or [loss]: {error}") from error
+        critics = tuple(name for name in self.networks if name.startswith("critic"))
+        generators = tuple(name for name in self.networks if name not in critics)
+        self.turns = (
+            Turn("critic", critics, self.critic_loss, repeats=loss.critic_steps),
+            Turn("generator", generators, self.generator_loss),
+        )
+        self.notes: dict[str, str] = {}
+        self.templates = None
+        if data.templates:
+            from revisage.training.data.mask_templates import MaskTemplates
+
+            self.templates = MaskTemplates(data.templates)
+        self.perceptual = None
+        if loss.perceptual > 0:
+            self.perceptual = perceptual_network(loss.perceptual_network, loss.perceptual_weights)
+            self.notes["perceptual"] = self.perceptual.record
+        cv2.setNumThreads(1)
+
+    # -- data -------------------------------------------------------------------------------------
+
+    def _faces(self, split: str) -> Sequence[AlignedFace]:
+        """Faces of a split that wear no mask in the photo."""
+        data = self.data
+        faces = aligned_faces(
+            data.portraits, split, data.size, min_native_face_px=data.min_native_face_px
+        )
+        bare = [face for face in faces if not face.extra.get("face_mask", False)]
+        if not bare:
+            raise RecipeError(f"[data] portraits: no bare face in split {split!r}")
+        return bare
+
+    def _masked(
+        self, face: AlignedFace, rng: np.random.Generator, kind: str | None = None
+    ) -> tuple[Image, npt.NDArray[np.float32]]:
+        """[S, S, 3] with a mask drawn on, and its coverage [S, S]."""
+        if kind is None and self.data.masks:
+            kind = str(rng.choice(self.data.masks))
+        worn = wear_mask(face.image, face.landmarks, rng, kind=kind, templates=self.templates)
+        return worn.image, worn.mask
+
+    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+        """`masked`, `truth` (the same face bare) and `bare` (another face), `coverage` (the mask).
+
+        Pictures are [N, 3, S, S] in [-1, 1], the coverage is [N, 1, S, S] in [0, 1]. Each picture
+        is mirrored in half of all cases.
+        """
+        faces = self._faces("train")
+        rows: list[tuple[Image, Image, Image, npt.NDArray[np.float32]]] = []
+        for _ in range(size):
+            index = int(rng.integers(len(faces)))
+            # Any other than `index`; where there is one face only, there is no choice.
+            other = (index + int(rng.integers(1, max(2, len(faces))))) % len(faces)
+            masked, coverage = self._masked(faces[index], rng)
+            truth, bare = faces[index].image, faces[other].image
+            if rng.random() < 0.5:
+                masked, truth, coverage = masked[:, ::-1], truth[:, ::-1], coverage[:, ::-1]
+            if rng.random() < 0.5:
+                bare = bare[:, ::-1]
+            rows.append((masked, truth, bare, coverage))
+        masked_, truth_, bare_, coverage_ = zip(*rows, strict=True)
+        return {
+            "masked": signed_pictures(masked_),
+            "truth": signed_pictures(truth_),
+            "bare": signed_pictures(bare_),
+            "coverage": torch.from_numpy(np.stack(coverage_).astype(np.float32))[:, None],
+        }
+
+    # -- losses -----------------------------------------------------------------------------------
+
+    def _translate(self, picture: Tensor, domain: int) -> Translation:
+        """A picture brought to a domain."""
+        made: Translation
+        if self.model.single:
+            made = self.networks["unmask"](picture, domain)
+        else:
+            made = self.networks["unmask" if domain == BARE else "mask"](picture)
+        return made
+
+    def _critic(self, domain: int) -> nn.Module:
+        if self.model.single:
+            return self.networks["critic"]
+        return self.networks["critic_bare" if domain == BARE else "critic_masked"]
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Of the critics, over both domains; the generators are only run."""
+        with torch.no_grad():
+            made = {
+                BARE: self._translate(batch["masked"], BARE).image,
+                MASKED: self._translate(batch["bare"], MASKED).image,
+            }
+        total = torch.zeros((), device=batch["bare"].device)
+        parts = {"adversarial": 0.0}
+        for domain, real in ((BARE, batch["bare"]), (MASKED, batch["masked"])):
+            fake, critic = made[domain], self._critic(domain)
+            if self.model.single:
+                scores, logits = critic.judge(real)  # type: ignore[operator]
+                kind = functional.cross_entropy(logits, _labels(real, domain))
+                total = total + self.weights.domain * kind
+                parts["domain"] = parts.get("domain", 0.0) + kind.item()
+            else:
+                scores = critic(real)
+            loss = self.adversarial.critic(scores.float(), critic(fake).float())
+            total = total + loss
+            parts["adversarial"] += loss.item()
+            if self.weights.adversarial == "wasserstein":
+                penalty = wasserstein_penalty(critic, real, fake)
+                total = total + self.weights.penalty * penalty
+                parts["penalty"] = parts.get("penalty", 0.0) + penalty.item()
+        return total, parts
+
+    def _adversarial(self, fake: Tensor, real: Tensor, domain: int) -> tuple[Tensor, Tensor]:
+        """The generator's adversarial loss, and its domain loss (0 for a pair of generators)."""
+        critic = self._critic(domain)
+        with torch.no_grad():  # the relativistic loss alone looks at them
+            reference = critic(real) if self.weights.adversarial == "relativistic" else None
+        if not self.model.single:
+            return self.adversarial.generator(critic(fake), reference), fake.new_zeros(())
+        scores, logits = critic.judge(fake)  # type: ignore[operator]
+        kind = functional.cross_entropy(logits, _labels(fake, domain))
+        return self.adversarial.generator(scores, reference), kind
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Of the generators: adversarial, cycle, identity, masks, and what the recipe adds."""
+        weights = self.weights
+        masked, bare = batch["masked"], batch["bare"]
+        off, on = self._translate(masked, BARE), self._translate(bare, MASKED)
+        terms: dict[str, tuple[float, Tensor]] = {}
+        for made, real, domain in ((off, bare, BARE), (on, masked, MASKED)):
+            fooled, kind = self._adversarial(made.image, real, domain)
+            _add(terms, "adversarial", weights.adversarial_weight, fooled)
+            if self.model.single:
+                _add(terms, "domain", weights.domain, kind)
+        _add(terms, "cycle", weights.cycle, cycle_loss(self._back(off, MASKED), masked))
+        _add(terms, "cycle", weights.cycle, cycle_loss(self._back(on, BARE), bare))
+        if weights.identity > 0:
+            for picture, domain in ((bare, BARE), (masked, MASKED)):
+                kept = self._translate(picture, domain).image
+                _add(terms, "identity", weights.identity, identity_loss(kept, picture))
+        if self.model.head in {"mask", "binary_mask"}:
+            for made in (off, on):
+                if weights.sparsity > 0:
+                    _add(terms, "sparsity", weights.sparsity, mask_sparsity_loss(made.mask))
+                if weights.smoothness > 0:
+                    _add(terms, "smoothness", weights.smoothness, mask_smoothness_loss(made.mask))
+            if weights.coverage > 0:
+                wrong = functional.mse_loss(off.mask, batch["coverage"])
+                _add(terms, "coverage", weights.coverage, wrong)
+        if weights.paired > 0:
+            error = functional.l1_loss(off.image, batch["truth"])
+            error = error + masked_l1(off.image, batch["truth"], batch["coverage"])
+            _add(terms, "paired", weights.paired, error)
+        if self.perceptual is not None:
+            error = perceptual_loss(
+                self.perceptual, unit_range(off.image), unit_range(batch["truth"])
+            )
+            _add(terms, "perceptual", weights.perceptual, error)
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        return total, {name: value.item() for name, (_, value) in terms.items()}
+
+    def _back(self, made: Translation, domain: int) -> Tensor:
+        return self._translate(made.image, domain).image
+
+    # -- what it is worth -------------------------------------------------------------------------
+
+    def _held_out(self, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """`masked`, `truth` [1, 3, S, S] in [-1, 1] and `coverage`, the same every time."""
+        rng = np.random.default_rng(2718)
+        rows = []
+        for face in self._faces("val")[:count]:
+            masked, coverage = self._masked(face, rng)
+            cover = torch.from_numpy(coverage.astype(np.float32))[None, None]
+            rows.append((signed_pictures([masked]), signed_pictures([face.image]), cover))
+        return rows
+
+    def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
+        """Held-out faces against the truth beneath their masks.
+
+        `psnr`, `l1` and `l2` are of the pixels that the mask covers, `picture_psnr` and
+        `picture_l1` of all; `ssim` and `ms_ssim` look at the whole picture. `masked_psnr` is that
+        of the input itself, under the mask: what doing nothing would get. `iou` compares the soft
+        mask, at 0.5, with the drawn one, for heads that have one.
+        """
+        network = networks[self.product]
+        device = next(network.parameters()).device
+        sums: dict[str, list[float]] = {}
+        overlap = Overlap()
+        for masked, truth, coverage in self._held_out(self.data.held_out):
+            with torch.no_grad():
+                made: Translation = network(masked.to(device), BARE)
+            found, true, cover = unit_range(made.image).cpu(), unit_range(truth), coverage > 0.5
+            if not bool(cover.any()):  # a mask outside the square
+                continue
+            figures = image_figures(found, true, cover)
+            whole = image_figures(found, true)
+            figures["picture_psnr"], figures["picture_l1"] = whole["psnr"], whole["l1"]
+            figures["masked_psnr"] = image_figures(unit_range(masked), true, cover)["psnr"]
+            if self.model.head in {"mask", "binary_mask"}:
+                overlap.add(made.mask[0, 0].cpu().numpy() > 0.5, cover[0, 0].numpy())
+            for name, value in figures.items():
+                sums.setdefault(name, []).append(value)
+        if not sums:
+            raise RecipeError("[data] portraits: no held-out face could be given a mask")
+        means = {name: float(np.mean(values)) for name, values in sums.items()}
+        return {**means, "iou": overlap.iou} if overlap.found or overlap.truth else means
+
+    def pictures(self, networks: Mapping[str, nn.Module]) -> Mapping[str, Image]:
+        """Held-out faces in columns: masked, the soft mask, unmasked, the truth."""
+        network = networks[self.product]
+        device = next(network.parameters()).device
+        columns = []
+        for masked, truth, _ in self._held_out(8):
+            with torch.no_grad():
+                made: Translation = network(masked.to(device), BARE)
+            mask = made.mask.cpu().expand(-1, 3, -1, -1)
+            rows = torch.cat(
+                [unit_range(masked), mask, unit_range(made.image).cpu(), unit_range(truth)], dim=2
+            )
+            columns.append(rows[0].clamp(0, 1))
+        sheet = torch.cat(columns, dim=2).permute(1, 2, 0).numpy()
+        return {"unmask": np.round(sheet * 255).astype(np.uint8)}
+
+
+def _networks(model: Model, size: int) -> dict[str, nn.Module]:
+    """Generators and critics by name; raises ValueError for what cannot be built."""
+    if model.single and model.critic != "stargan":
+        raise ValueError('single = true needs critic = "stargan", which has a domain head')
+
+    def generator(domains: int = 0) -> nn.Module:
+        return UnmaskGenerator(
+            model.generator,  # type: ignore[arg-type]
+            model.head,  # type: ignore[arg-type]
+            model.width,
+            model.blocks,
+            domains,
+        )
+
+    def critic(classes: int = 0) -> nn.Module:
+        return make_critic(model.critic, size, model.critic_width, model.critic_depth, classes)
+
+    if model.single:
+        return {"unmask": generator(domains=2), "critic": critic(classes=2)}
+    return {
+        "unmask": generator(),
+        "mask": generator(),
+        "critic_bare": critic(),
+        "critic_masked": critic(),
+    }
+
+
+def _labels(picture: Tensor, domain: int) -> Tensor:
+    return torch.full((len(picture),), domain, dtype=torch.long, device=picture.device)
+
+
+def _add(terms: dict[str, tuple[float, Tensor]], name: str, weight: float, value: Tensor) -> None:
+    """Sum up both directions of a loss under one name."""
+    value = value.float()
+    terms[name] = (weight, terms[name][1] + value if name in terms else value)
+
+
+def build(recipe: Mapping[str, Mapping[str, Any]]) -> UnmaskTask:
+    """The task of a recipe."""
+    return UnmaskTask(
+        section(recipe, "model", Model),
+        section(recipe, "data", Data),
+        section(recipe, "loss", Loss),
+    )
