@@ -3,8 +3,8 @@
 Note [How a blemish is coloured]
     Pigments absorb: in linear light, skin under a density M of melanin and H of haemoglobin is
     I * exp(-(M * MELANIN + H * BLOOD)), per channel (Beer-Lambert; the extinction of melanin falls
-    with the wavelength, that of blood peaks in green: Jacques 2013, "Optical properties of
-    biological tissues: a review"; skin colour as these two densities: Tsumura et al. 1999,
+    with the wavelength, that of blood is high in green and blue: Jacques 2013, "Optical properties
+    of biological tissues: a review"; skin colour as these two densities: Tsumura et al. 1999,
     "Independent-component analysis of skin color image"). Being factors, they keep texture and
     light of the photo and act alike on light and dark skin, where adding a red would glow. Bumps
     and pits are shaded as factors too, by the slope against the light that the photo itself shows.
@@ -32,7 +32,7 @@ Points = npt.NDArray[np.float64]
 
 # Relative extinction in R, G, B (about 610, 545 and 465 nm).
 MELANIN = np.array([0.45, 0.75, 1.15], np.float32)
-BLOOD = np.array([0.27, 1.00, 0.95], np.float32)
+BLOOD = np.array([0.27, 1.00, 1.00], np.float32)
 
 _VISIBLE = 0.012  # a relative change of less than this is left out, so that the mask is exact
 _FULL = 0.30  # a relative change that counts as wholly blemished

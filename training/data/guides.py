@@ -11,7 +11,7 @@ Note [Flow of a synthetic guide]
     What the target shows at p, the guide shows at f(p) = p + flow(p). f is a thin-plate spline
     through the landmarks of both; at the border of the picture it stays put. Its displacement is
     scaled down as a whole until its derivative is nowhere larger than `_STEEPEST` < 1 (operator
-    norm). So f never folds, and its inverse, with which the guide is painted, is the limit of
+    norm), which it hardly ever has to be. So f never folds, and its inverse, with which the guide is painted, is the limit of
     q <- p - d(q), d = f - identity (Banach's fixed point).
 """
 
@@ -245,21 +245,20 @@ def _border(size: int, count: int = 6) -> Points:
 
 def _distinct(points: Points, nearest: float) -> npt.NDArray[np.intp]:
     """Indices of points that are at least `nearest` from all kept before them."""
-    apart = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1)) < nearest
-    kept: list[int] = []
-    for index in range(len(points)):
-        if not apart[index, kept].any():
-            kept.append(index)
-    return np.asarray(kept, dtype=np.intp)
+    square = ((points[:, None] - points[None]) ** 2).sum(axis=2)
+    close = np.tril(square < nearest * nearest, -1)  # [i, j]: j comes before i and is near
+    kept = np.ones(len(points), bool)
+    for index in np.nonzero(close.any(axis=1))[0]:
+        kept[index] = not (close[index] & kept).any()
+    return np.nonzero(kept)[0]
 
 
-def _spline_flow(source: Points, target: Points, size: int) -> tuple[FloatArray, float]:
-    """The flow of a spline on the square, [S, S, 2], and the share of the displacement it has.
+def _spline_flow(spline: ThinPlateSpline, size: int) -> FloatArray:
+    """The flow of a spline on the square, [S, S, 2], scaled down where Note [Flow ...] asks for it.
 
-    The spline is evaluated on a grid of about 8 px at 256 and read from it bicubically.
+    The spline is evaluated on a grid of 8 px at 256 and read from it bicubically.
     """
-    spline = ThinPlateSpline(source, target, smoothing=1e-4)
-    nodes = 40
+    nodes = 32
     where = (np.arange(nodes) + 0.5) * (size / nodes) - 0.5
     grid = np.stack(np.meshgrid(where, where), axis=-1)  # [n, n, 2]: x, y
     offset = spline(grid) - grid
@@ -273,7 +272,14 @@ def _spline_flow(source: Points, target: Points, size: int) -> tuple[FloatArray,
     share = min(1.0, _STEEPEST / max(steepest, 1e-9))
     coarse = (share * offset).astype(np.float32)
     flow = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(flow, dtype=np.float32), share
+    return np.asarray(flow, dtype=np.float32)
+
+
+def _read(flow: FloatArray, points: Points) -> Points:
+    """The flow at points [N, 2], bilinearly."""
+    where = points.astype(np.float32)[None]  # [1, N, 2]
+    found = cv2.remap(flow, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(found[0], dtype=np.float64)
 
 
 def _inverse(flow: FloatArray) -> FloatArray:
@@ -312,12 +318,12 @@ def relight(image: Picture, rng: np.random.Generator, *, strength: float = 1.0) 
     """
     height, width = image.shape[:2]
     gamma = float(np.exp(strength * 0.15 * rng.normal()))
-    warmth, tint, exposure = strength * rng.normal(0, 1, 3) * (0.06, 0.02, 0.10)
+    warmth, tint, exposure = strength * rng.normal(0, 1, 3) * (0.06, 0.02, 0.07)
     gains = np.exp(exposure + np.array([warmth, tint, -warmth]))
     level = np.linspace(0, 1, 256, dtype=np.float64)[:, None] ** gamma
     table = (255 * level * gains).astype(np.float32)  # [256, 3]
     # Light from one side, and its unevenness.
-    angle, slope = rng.uniform(0, 2 * np.pi), abs(rng.normal(0, 0.35))
+    angle, slope = rng.uniform(0, 2 * np.pi), abs(rng.normal(0, 0.3))
     knots = 0.10 * rng.standard_normal((5, 5))
     ramp = np.linspace(-0.5, 0.5, 5)
     knots += slope * (np.cos(angle) * ramp[None] + np.sin(angle) * ramp[:, None])
@@ -364,7 +370,8 @@ def synthetic_guide(
     inside = ((source >= 0) & (source <= size - 1)).all(axis=1)
     source, target = source[inside], target[inside]
     kept = _distinct(source, 0.012 * size)
-    flow, share = _spline_flow(source[kept], target[kept], size)
+    spline = ThinPlateSpline(source[kept], target[kept], smoothing=1e-4)
+    flow = _spline_flow(spline, size)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     back = _inverse(flow)
     painted = cv2.remap(
@@ -378,11 +385,11 @@ def synthetic_guide(
     if relit > 0:
         shown = relight(shown, rng, strength=relit)
     ahead_x, ahead_y = x + flow[..., 0], y + flow[..., 1]
-    last = size - 1
-    visible = (ahead_x >= 0) & (ahead_x <= last) & (ahead_y >= 0) & (ahead_y <= last)
+    low, high = -0.5, size - 0.5  # pixels reach half a pixel beyond their centres
+    visible = (ahead_x >= low) & (ahead_x <= high) & (ahead_y >= low) & (ahead_y <= high)
     return Guide(
         image=shown,
-        landmarks=points + share * (moved - points),
+        landmarks=points + _read(flow, points),
         flow=flow,
         visible=visible.astype(np.uint8),
     )
