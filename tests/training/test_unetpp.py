@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from revisage.training.importers import from_state_dict
 from revisage.training.models.unetpp import UNetPlusPlus
 from tests.support import shared_folder
+from tests.training.smp_reference import fill_by_key, rippled_picture
 
 
 def _fill_rules(folder: Path) -> ModuleType:
@@ -73,3 +76,29 @@ def test_a_wrong_size_is_refused() -> None:
 def test_another_state_is_refused() -> None:
     with pytest.raises(ValueError, match=r"encoder\.conv1\.weight"):
         UNetPlusPlus.for_state({"fc.weight": torch.zeros(2, 2)})
+
+
+# What `UnetPlusPlus("resnext50_32x4d", encoder_depth=..., ...)` of segmentation_models.pytorch
+# (commit 5006616) returns for the same weights and picture: every sixth of the values.
+VARIANTS: list[tuple[dict[str, Any], list[float]]] = [
+    (
+        {"in_channels": 4, "classes": 2, "decoder_channels": (64, 48, 16, 8)},
+        [0.06792, 0.21549, 0.19825, -0.19146, -0.11057, -0.10463],
+    ),
+    (
+        {"in_channels": 1, "decoder_channels": (48, 16, 8)},
+        [0.05191, 0.0177, 0.01809, 0.02457, 0.04474, -0.0454],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "values"), VARIANTS)
+def test_variants_import_with_the_numbers_of_upstream(
+    settings: dict[str, Any], values: list[float]
+) -> None:
+    network = from_state_dict(fill_by_key(UNetPlusPlus(**settings)).state_dict())
+    assert isinstance(network, UNetPlusPlus)
+    with torch.inference_mode():
+        out = network(rippled_picture(settings["in_channels"], 32, 48))
+    assert out.shape == (1, settings.get("classes", 1), 32, 48)
+    assert out.flatten()[:: out.numel() // 6][:6].tolist() == pytest.approx(values, abs=2e-5)

@@ -86,6 +86,7 @@ class DeepLabV3(nn.Module):
         output_stride: 8 or 16: size of the input over that of the encoder's last feature.
         atrous_rates: the three dilations of the pyramid pooling.
         dropout: share of the pooled channels that training leaves out.
+        encoder_width: channels behind the encoder's stem; 64 is ResNeXt-50.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class DeepLabV3(nn.Module):
         output_stride: int = 8,
         atrous_rates: Sequence[int] = (12, 24, 36),
         dropout: float = 0.5,
+        encoder_width: int = 64,
     ) -> None:
         super().__init__()
         if not 3 <= depth <= 5:
@@ -105,9 +107,9 @@ class DeepLabV3(nn.Module):
         if output_stride not in {8, 16}:
             raise ValueError(f"the output stride is 8 or 16, not {output_stride}")
         self.multiple = min(output_stride, 2**depth)
-        self.encoder = ResNeXt50(in_channels, depth, output_stride)
+        self.encoder = ResNeXt50(in_channels, depth, output_stride, encoder_width)
         self.decoder = _Decoder(
-            ResNeXt50.channels[depth - 1], decoder_channels, atrous_rates, dropout
+            self.encoder.channels[depth - 1], decoder_channels, atrous_rates, dropout
         )
         self.segmentation_head = nn.Sequential(nn.Conv2d(decoder_channels, classes, 1))
 

@@ -18,11 +18,9 @@ class _Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self, inside: int, planes: int, stride: int, dilation: int, groups: int, group_base: int
-    ) -> None:
+    def __init__(self, inside: int, planes: int, stride: int, dilation: int, groups: int) -> None:
         super().__init__()
-        width = planes * group_base // 64 * groups
+        width = 2 * planes  # 32 groups of 4 channels where there are 64 planes
         outside = planes * self.expansion
         self.conv1 = nn.Conv2d(inside, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -48,7 +46,7 @@ class _Bottleneck(nn.Module):
 class ResNeXt50(nn.Module):
     """[N, in_channels, H, W] -> features at 1/2, 1/4, 1/8, 1/16 and 1/32, H and W multiples of 32.
 
-    `forward` returns the first `depth` of them, with 64, 256, 512, 1024 and 2048 channels.
+    `forward` returns the first `depth` of them; `channels` are those of all five.
 
     Args:
         in_channels: channels of the input.
@@ -56,28 +54,34 @@ class ResNeXt50(nn.Module):
         output_stride: 32; or 16 or 8, where the stages that would go below that size keep it and
             all their 3 x 3 convolutions are dilated twofold, then fourfold (Chen et al. 2017,
             "Rethinking Atrous Convolution", section 3.1, without its multi-grid).
+        width: channels behind the stem, even. 64 is ResNeXt-50 32x4d; with less there are as many
+            times fewer channels and groups everywhere.
     """
 
-    channels = (64, 256, 512, 1024, 2048)
-
-    def __init__(self, in_channels: int = 3, depth: int = 5, output_stride: int = 32) -> None:
+    def __init__(
+        self, in_channels: int = 3, depth: int = 5, output_stride: int = 32, width: int = 64
+    ) -> None:
         super().__init__()
         if not 1 <= depth <= 5:
             raise ValueError(f"the encoder has features of depth 1 to 5, not {depth}")
         if output_stride not in {8, 16, 32}:
             raise ValueError(f"the output stride is 8, 16 or 32, not {output_stride}")
+        if width < 2 or width % 2:
+            raise ValueError(f"the width is an even number from 2 on, not {width}")
         self.depth = depth
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.channels = (width, *(4 * width * 2**stage for stage in range(4)))
+        self.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         # All four stages exist whatever the depth, because checkpoints hold them all.
-        inside = 64
-        for index, (planes, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+        inside = width
+        for index, count in enumerate((3, 4, 6, 3)):
             reached = 4 * 2**index  # stride of the stage in an undilated network
             dilation = max(1, reached // output_stride)
             blocks = []
             for block in range(count):
                 stride = 2 if block == 0 and index > 0 and dilation == 1 else 1
-                blocks.append(_Bottleneck(inside, planes, stride, dilation, 32, 4))
+                planes = width * 2**index
+                blocks.append(_Bottleneck(inside, planes, stride, dilation, groups=width // 2))
                 inside = planes * _Bottleneck.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
 

@@ -72,6 +72,7 @@ class UNet(nn.Module):
         classes: channels of the output.
         decoder_channels: channels of the blocks, deepest first; their number is the depth of the
             encoder that is used, 1 to 5.
+        encoder_width: channels behind the encoder's stem; 64 is ResNeXt-50.
     """
 
     def __init__(
@@ -79,11 +80,12 @@ class UNet(nn.Module):
         in_channels: int = 3,
         classes: int = 1,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        encoder_width: int = 64,
     ) -> None:
         super().__init__()
         depth = len(decoder_channels)
-        self.encoder = ResNeXt50(in_channels, depth)
-        self.decoder = _Decoder(ResNeXt50.channels[:depth], decoder_channels)
+        self.encoder = ResNeXt50(in_channels, depth, width=encoder_width)
+        self.decoder = _Decoder(self.encoder.channels[:depth], decoder_channels)
         self.segmentation_head = nn.Sequential(
             nn.Conv2d(decoder_channels[-1], classes, 3, padding=1)
         )

@@ -90,6 +90,7 @@ class UNetPlusPlus(nn.Module):
         classes: channels of the output.
         decoder_channels: channels of the nodes x_0_0, x_0_1, ..., deepest first; their number is
             the depth of the encoder that is used, 2 to 5.
+        encoder_width: channels behind the encoder's stem; 64 is ResNeXt-50.
     """
 
     def __init__(
@@ -97,12 +98,13 @@ class UNetPlusPlus(nn.Module):
         in_channels: int = 3,
         classes: int = 1,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        encoder_width: int = 64,
     ) -> None:
         super().__init__()
         depth = len(decoder_channels)
         self.multiple = 2**depth
-        self.encoder = ResNeXt50(in_channels, depth)
-        self.decoder = _Decoder(ResNeXt50.channels[:depth], decoder_channels)
+        self.encoder = ResNeXt50(in_channels, depth, width=encoder_width)
+        self.decoder = _Decoder(self.encoder.channels[:depth], decoder_channels)
         self.segmentation_head = nn.Sequential(
             nn.Conv2d(decoder_channels[-1], classes, 3, padding=1)
         )

@@ -1,9 +1,13 @@
-"""Training of the compact wrinkle segmenter."""
+"""Training of a wrinkle segmenter: the compact one, or a paper-size network.
+
+The paper-size networks (UNet++, U-Net and DeepLabV3 with a ResNeXt-50 encoder) see pictures with
+ImageNet's mean and deviation, as their published encoders do; the compact one normalises itself.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +15,32 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn import functional
 
+from revisage.errors import RecipeError
+from revisage.training.baselines.gabor_wrinkles import detect_wrinkles
 from revisage.training.data.ridges import IGNORE
 from revisage.training.data.wrinkle_crops import AlignedFace, WrinklePool
 from revisage.training.data.wrinkles import draw_wrinkles
 from revisage.training.loop import Turn
 from revisage.training.losses.dice import dice_loss
+from revisage.training.losses.perceptual import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    file_record,
+    load_published,
+)
 from revisage.training.metrics.segmentation import Overlap
+from revisage.training.models.deeplabv3 import DeepLabV3
+from revisage.training.models.unet import UNet
+from revisage.training.models.unetpp import UNetPlusPlus
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import section
 
-__all__ = ["SMALL", "TINY", "SegmenterTask", "build", "segmentation_figures"]
+__all__ = ["NETWORKS", "SMALL", "TINY", "SegmenterTask", "build", "segmentation_figures"]
+
+NETWORKS = ("compact", "unetpp", "unet", "deeplabv3")
 
 Batch = Mapping[str, torch.Tensor]
 Picture = npt.NDArray[np.uint8]
@@ -31,20 +49,41 @@ Picture = npt.NDArray[np.uint8]
 # minutes.
 TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 1e-2},
-    "model": {"widths": [8, 8, 8, 8], "blocks": [1, 1, 1], "group_width": 4},
+    "model": {
+        "widths": [8, 8, 8, 8],
+        "blocks": [1, 1, 1],
+        "group_width": 4,
+        "encoder_width": 4,
+        "decoder_channels": [8, 8, 8, 8, 8],
+        "pooled_channels": 8,
+        "encoder_weights": "",
+    },
     "data": {"crop": 64},
 }
 SMALL: dict[str, dict[str, Any]] = {
     "run": {"steps": 400, "batch": 8, "validate_every": 400},
+    "model": {
+        "encoder_width": 16,
+        "decoder_channels": [64, 32, 16, 16, 8],
+        "pooled_channels": 64,
+        "encoder_weights": "",
+    },
     "data": {"crop": 192},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
+    network: str = "compact"  # or "unetpp", "unet", "deeplabv3"
+    # of the compact network
     widths: tuple[int, ...] = (16, 24, 48, 96)
     blocks: tuple[int, ...] = (1, 2, 4)
     group_width: int = 8
+    # of the others
+    encoder_width: int = 64  # channels behind the encoder's stem; 64 is ResNeXt-50
+    encoder_weights: str = ""  # torchvision's resnext50_32x4d state dict; "" starts from noise
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)  # of unetpp and unet
+    pooled_channels: int = 256  # of deeplabv3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +92,7 @@ class Data:
     crop: int = 256  # side of the training crops, pixels of the 512 px square
     smallest_face: float = 220.0  # native face width; smaller faces show no wrinkles
     cache: str = ""  # folder that keeps aligned faces and teacher labels; empty for none
+    baselines: bool = False  # also judge the Gabor baseline, under keys that begin with gabor_
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,25 +107,49 @@ def as_image(image: torch.Tensor) -> torch.Tensor:
     return image.permute(0, 3, 1, 2).float() / 255
 
 
+class _ImageNetInput(nn.Module):
+    """A network behind ImageNet's normalisation: [N, 3, H, W] in [0, 1] -> its logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        mean, deviation = (image.new_tensor(v).reshape(1, 3, 1, 1) for v in _IMAGENET)
+        out: torch.Tensor = self.network((image - mean) / deviation)
+        return out
+
+
+_IMAGENET = (IMAGENET_MEAN, IMAGENET_DEVIATION)
+Finder = Callable[[Picture, AlignedFace], npt.NDArray[np.uint8]]
+
+
 def segmentation_figures(
-    network: torch.nn.Module, faces: list[AlignedFace], seed: int, out: Path | None = None
+    network: nn.Module, faces: list[AlignedFace], seed: int, out: Path | None = None
 ) -> dict[str, float]:
     """Draw wrinkles over held-out faces and compare what the network finds (threshold 0.5).
 
     Returns:
         iou: against the drawn wrinkles alone, on the whole square.
         iou_near: the same within 6 px of the drawn wrinkles.
-        iou_union, precision, recall: against drawn and real wrinkles (the teacher's), leaving out
-            what the teacher could not tell.
+        iou_union, precision, recall, f1: against drawn and real wrinkles (the teacher's), leaving
+            out what the teacher could not tell.
         bare: share of pixels found on the faces as they are, without drawn wrinkles.
     """
+    return _figures(lambda image, face: _found(network, image[None])[0], faces, seed, out)
+
+
+def _figures(
+    find: Finder, faces: list[AlignedFace], seed: int, out: Path | None = None
+) -> dict[str, float]:
+    """`segmentation_figures` of any way to find wrinkles in a picture of a face."""
     rng = np.random.default_rng(seed)
     whole, near, union = Overlap(), Overlap(), Overlap()
     bare, sheet = 0.0, []
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
     for index, face in enumerate(faces):
         image, drawn = draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
-        found = _found(network, np.stack([image, face.image]))
+        found = find(image, face), find(face.image, face)
         whole.add(found[0], drawn)
         near.add(found[0], drawn, cv2.dilate(drawn, disc))
         truth = (drawn > 0) | (face.labels == 1)
@@ -110,11 +174,12 @@ def segmentation_figures(
         "iou_union": union.iou,
         "precision": union.precision,
         "recall": union.recall,
+        "f1": union.f1,
         "bare": bare,
     }
 
 
-def _found(network: torch.nn.Module, images: Picture) -> Picture:
+def _found(network: nn.Module, images: Picture) -> Picture:
     """[N, H, W, 3] uint8 -> [N, H, W] uint8, 1 = wrinkle."""
     device = next(network.parameters()).device
     with torch.no_grad():
@@ -134,23 +199,61 @@ def _outlined(image: Picture, found: Picture, truth: npt.NDArray[Any]) -> Pictur
     return out
 
 
+def _network(model: Model) -> nn.Module:
+    if model.network == "compact":
+        return CompactSegmenter(model.widths, model.blocks, model.group_width)
+    network: nn.Module
+    if model.network == "unetpp":
+        network = UNetPlusPlus(
+            decoder_channels=model.decoder_channels, encoder_width=model.encoder_width
+        )
+    elif model.network == "unet":
+        network = UNet(decoder_channels=model.decoder_channels, encoder_width=model.encoder_width)
+    elif model.network == "deeplabv3":
+        network = DeepLabV3(
+            decoder_channels=model.pooled_channels, encoder_width=model.encoder_width
+        )
+    else:
+        raise RecipeError(f"[model] network: no {model.network!r}; known: {', '.join(NETWORKS)}")
+    if model.encoder_weights:
+        path = Path(model.encoder_weights)
+        if not path.is_file():
+            raise RecipeError(
+                f"[model] encoder_weights: {path} is not a file; get torchvision's "
+                "resnext50_32x4d state dict (download.pytorch.org), or leave it empty to start "
+                "from noise"
+            )
+        load_published(
+            network.get_submodule("encoder"), path, "the ResNeXt-50 encoder", ignored=(r"fc\..*",)
+        )
+    return network
+
+
 class SegmenterTask:
     """See `revisage.training.loop.Task`."""
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         cv2.setNumThreads(1)
-        network: torch.nn.Module = CompactSegmenter(model.widths, model.blocks, model.group_width)
+        network = _network(model)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = {"segmenter": network}
         self.product, self.averaged = "segmenter", ("segmenter",)
         self.turns = (Turn("segmenter", ("segmenter",), self.loss),)
         self.watch = "segmenter/loss"
         self.notes: dict[str, str] = {}
+        if model.encoder_weights:
+            self.notes["encoder"] = file_record(Path(model.encoder_weights))
         self.data, self.weights = data, loss
+        self.gabor: dict[str, float] | None = None  # figures of the baseline, the same every time
+        self.normalised = model.network == "compact"  # by the network itself
         cache = Path(data.cache) if data.cache else None
         smallest = data.smallest_face
         self.pool = WrinklePool(data.portraits, "train", smallest_face=smallest, cache=cache)
         self.held_out = WrinklePool(data.portraits, "val", smallest_face=smallest, cache=cache)
+
+    def _seen(self, network: nn.Module) -> nn.Module:
+        """The network as called with pictures in [0, 1]."""
+        return network if self.normalised else _ImageNetInput(network)
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         """`image` [N, H, W, 3] uint8, `target` and `known` [N, 1, H, W] uint8."""
@@ -164,7 +267,7 @@ class SegmenterTask:
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Dice loss and cross entropy where the teacher could tell."""
-        logits = self.networks["segmenter"](as_image(batch["image"])).float()
+        logits = self._seen(self.networks["segmenter"])(as_image(batch["image"])).float()
         target, known = batch["target"].float(), batch["known"].float()
         dice = dice_loss(logits, target, known)
         weight = known * (1 + (self.weights.positive - 1) * target)
@@ -174,15 +277,23 @@ class SegmenterTask:
         total = self.weights.dice * dice + self.weights.cross_entropy * entropy
         return total, {"dice": dice.item(), "cross_entropy": entropy.item()}
 
-    def validate(
-        self, networks: Mapping[str, torch.nn.Module], out: Path, step: int
-    ) -> dict[str, float]:
+    def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
         """Figures on the first 24 held-out faces; pictures in `held_out.png`."""
-        return segmentation_figures(networks["segmenter"], self.held_out.faces[:24], 11, out)
+        faces = self.held_out.faces[:24]
+        figures = segmentation_figures(self._seen(networks["segmenter"]), faces, 11, out)
+        if self.data.baselines:
+            if self.gabor is None:
 
-    def pictures(self, networks: Mapping[str, torch.nn.Module]) -> Mapping[str, Picture]:
+                def find(image: Picture, face: AlignedFace) -> Picture:
+                    return detect_wrinkles(image, face.landmarks, skin=face.skin)
+
+                self.gabor = _figures(find, faces, 11)
+            figures |= {f"gabor_{name}": value for name, value in self.gabor.items()}
+        return figures
+
+    def pictures(self, networks: Mapping[str, nn.Module]) -> Mapping[str, Picture]:
         """Wrinkles drawn on held-out faces: found in green, wrongly in red, missed in blue."""
-        network, rng = networks["segmenter"], np.random.default_rng(12)
+        network, rng = self._seen(networks["segmenter"]), np.random.default_rng(12)
         sheet = []
         for face in self.held_out.faces[:6]:
             image, drawn = draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
