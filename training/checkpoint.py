@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -47,7 +48,9 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
         CheckpointError: the file is damaged, or is not the state of a run.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():  # what torch warns about here is refused below
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: damaged ({reason}); {_REMEDY}") from error

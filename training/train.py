@@ -21,6 +21,7 @@ from typing import Any
 
 from revisage.errors import OutputError, RecipeError
 from revisage.training.recipe import (
+    Optimiser,
     Run,
     optimiser,
     read_recipe,
@@ -75,13 +76,17 @@ def resolve(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     run = section(recipe, "run", Run)
     module = task_module(run.task)
     kinds = {
-        table: getattr(module, kind) for table, kind in TABLES.items() if hasattr(module, kind)
+        table: getattr(module, kind)
+        for table, kind in TABLES.items()
+        if dataclasses.is_dataclass(getattr(module, kind, None))
     }
     known = ("run", "optimiser", *kinds)
     unknown = sorted(set(recipe) - set(known))
     if unknown:
         raise RecipeError(f"unknown table {', '.join(unknown)}; known: {', '.join(known)}")
-    resolved = {"run": dataclasses.asdict(run)}
+    shared = {field.name for field in dataclasses.fields(Optimiser)}
+    own_first = sorted(dataclasses.asdict(run).items(), key=lambda item: item[0] in shared)
+    resolved = {"run": dict(own_first)}
     optimisers = recipe.get("optimiser", {})
     if optimisers:
         resolved["optimiser"] = {
