@@ -21,10 +21,11 @@ def dice_loss(
         weight: [N, 1, H, W] 0 or more; 0 leaves a pixel out.
 
     Returns:
-        Scalar in [0, 1], float32.
+        Scalar in [0, 1], float32 or float64.
     """
-    probability = torch.sigmoid(logits.float())
-    target = target.float()
+    precise = torch.promote_types(logits.dtype, torch.float32)  # half precision sums badly
+    probability = torch.sigmoid(logits.to(precise))
+    target = target.to(precise)
     if weight is not None:
         probability, target = probability * weight, target * weight
     overlap = (probability * target).sum()

@@ -54,8 +54,8 @@ def focal_frequency_loss(
     if patch_factor < 1 or height % patch_factor or width % patch_factor:
         raise ValueError(f"{height} x {width} pixels cannot be cut into {patch_factor} a side")
     difference = predicted - target  # the transform is linear: one is enough
-    if difference.dtype in {torch.float16, torch.bfloat16}:
-        difference = difference.float()
+    # No transform in half precision.
+    difference = difference.to(torch.promote_types(difference.dtype, torch.float32))
     spectrum = torch.fft.fft2(_patches(difference, patch_factor), norm="ortho")
     if ave_spectrum:
         spectrum = spectrum.mean(dim=0, keepdim=True)

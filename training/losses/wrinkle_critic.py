@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,5 +26,7 @@ class WrinkleCritic:
             predicted: [N, 3, H, W] filled pictures; gradients flow back into them.
             mask: [N, 1, H, W], 1 = hole.
         """
-        surprise = functional.softplus(self.segmenter(predicted).float())
+        logits: Tensor = self.segmenter(predicted)
+        # Half precision sums badly.
+        surprise = functional.softplus(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return (surprise * mask).sum() / mask.sum().clamp(min=1)

@@ -214,9 +214,8 @@ def lpips_network(
             for layer, piece in slices.items()
         ),
     )
-    load_published(
-        network.lins, heads, "the heads of LPIPS", renames=((r"lin(\d)\.(.*)", r"\1.\2"),)
-    )
+    published = nn.ModuleDict({f"lin{index}": head for index, head in enumerate(network.lins)})
+    load_published(published, heads, "the heads of LPIPS")
     network.record = (
         f"lpips {net}: trunk of {file_record(Path(trunk))}; heads of {file_record(Path(heads))}"
     )

@@ -5,7 +5,8 @@ MS-SSIM: Wang et al. 2003, "Multiscale Structural Similarity for Image Quality A
 
 As the authors' code does: a Gaussian window of 11 pixels and deviation 1.5 (biased moments), only
 where the window lies inside the picture, K1 = 0.01 and K2 = 0.03. Colour pictures: each channel by
-itself, then the mean of the channels.
+itself, then the mean of the channels. (TorchMetrics also averages over windows that reach across a
+mirrored border, which moves the third digit.)
 """
 
 from __future__ import annotations
