@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["HEAD", "Camera", "MaskShape", "fit_camera", "mask_shape", "place", "visible_side"]
+__all__ = ["HEAD", "Camera", "MaskShape", "fit_camera", "mask_shape", "place"]
 
 FloatArray = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ HEAD: Points = np.array(
     ]
 )  # [68, 3]
 
-ROWS, COLUMNS = 21, 33
+ROWS, COLUMNS = 17, 27
 _S = np.linspace(-1.0, 1.0, COLUMNS)
 _V = np.linspace(0.0, 1.0, ROWS)
 
@@ -91,11 +91,6 @@ def fit_camera(landmarks: npt.ArrayLike) -> Camera:
     depth = across / unit
     residual = points - (HEAD @ linear.T + offset)
     return Camera(np.concatenate([linear, depth[None]]), offset, residual, unit)
-
-
-def visible_side(camera: Camera, side: float) -> float:
-    """How much the ear of a side (-1 or 1, in picture x) faces the viewer: above 0 it is seen."""
-    return float(camera.matrix[2] @ np.array([0.97 * side, 0.0, -0.25])) / camera.unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,8 +163,8 @@ _FORMS = {
     "cup": _Form(
         middle=[(0, 0.14, 0.54), (0.15, 0.34, 0.82), (0.45, 0.88, 1.06), (0.75, 1.42, 0.84), (1, 1.80, 0.24)],
         sides=[
-            (0, 0.34, 0.34, 0.26), (0.12, 0.55, 0.46, 0.10), (0.4, 0.76, 0.86, -0.12),
-            (0.7, 0.72, 1.26, -0.10), (0.9, 0.52, 1.56, 0.02), (1, 0.30, 1.74, 0.14),
+            (0, 0.46, 0.34, 0.18), (0.12, 0.64, 0.46, 0.04), (0.4, 0.78, 0.86, -0.14),
+            (0.7, 0.72, 1.26, -0.10), (0.9, 0.55, 1.56, 0.00), (1, 0.34, 1.74, 0.12),
         ],
         cheek=[(0, 0.40), (0.3, 0.70), (0.6, 0.80), (1, 0.22)],
         ridge=[(0, 0.16), (0.2, 0.3), (0.5, 0.5), (1, 0.5)],
@@ -236,7 +231,8 @@ def mask_shape(form: str, wear: str, rng: np.random.Generator) -> MaskShape:
     askew = rng.normal(0, 0.012)
     y = y + askew * x
     # Edges are not cut straight: a slow wave that lifts them a little here and there.
-    for row, strength in ((0, 0.012), (-1, 0.018)):
+    loose = 0.3 if form == "cup" else 1.0
+    for row, strength in ((0, 0.012 * loose), (-1, 0.018 * loose)):
         phase, period = rng.uniform(0, 2 * np.pi), rng.uniform(1.2, 2.6)
         wave = strength * np.sin(period * np.pi * _S + phase)
         y = y + wave * ((1 - _V) if row == 0 else _V)[:, None] ** 4

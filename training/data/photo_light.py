@@ -10,24 +10,20 @@ import numpy.typing as npt
 
 from revisage.training.data.mask_shapes import Camera
 
-__all__ = ["PhotoLight", "estimate_light", "from_linear", "to_linear"]
+__all__ = ["FROM_LINEAR", "LUMA", "TO_LINEAR", "PhotoLight", "estimate_light", "to_linear"]
 
 FloatArray = npt.NDArray[np.float32]
 
-_TO_LINEAR = ((np.arange(256) / 255) ** 2.2).astype(np.float32)
-_STEPS = 4095
-_FROM_LINEAR = (255 * (np.arange(_STEPS + 1) / _STEPS) ** (1 / 2.2)).astype(np.float32)
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
+
+# sRGB value -> light, and light in 4096 steps -> sRGB value (gamma 2.2).
+TO_LINEAR = ((np.arange(256) / 255) ** 2.2).astype(np.float32)
+FROM_LINEAR = (255 * (np.arange(4096) / 4095) ** (1 / 2.2)).astype(np.float32)
 
 
 def to_linear(image: npt.NDArray[np.uint8]) -> FloatArray:
-    """Light of sRGB values, 0 to 1 (gamma 2.2)."""
-    return _TO_LINEAR[image]
-
-
-def from_linear(light: FloatArray) -> FloatArray:
-    """sRGB values 0 to 255 (not rounded) of light in 0 to 1."""
-    steps = np.clip(light, 0, 1) * np.float32(_STEPS) + np.float32(0.5)
-    return _FROM_LINEAR[steps.astype(np.int32)]
+    """Light of sRGB values, 0 to 1."""
+    return TO_LINEAR[image]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,8 +59,6 @@ def _skin_places() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 
 
 _PLACES, _NORMALS = _skin_places()
-_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-
 
 def _eye_white(image: npt.NDArray[np.uint8], landmarks: npt.NDArray[np.float64]) -> FloatArray:
     """[3] linear light of the brightest part of both eyes."""
@@ -76,7 +70,7 @@ def _eye_white(image: npt.NDArray[np.uint8], landmarks: npt.NDArray[np.float64])
         high = np.clip(np.ceil(eye.max(axis=0)).astype(int) + 1, low + 1, [width, height])
         pixels.append(to_linear(image[low[1] : high[1], low[0] : high[0]]).reshape(-1, 3))
     both = np.concatenate(pixels)
-    luma = both @ _LUMA
+    luma = both @ LUMA
     bright = np.sort(luma)[int(0.75 * len(luma)) : max(int(0.93 * len(luma)), 1)]
     chosen = both[(luma >= bright[0]) & (luma <= bright[-1])] if len(bright) else both
     return np.asarray(chosen.mean(axis=0), np.float32)
@@ -122,7 +116,7 @@ def estimate_light(
     inside = ((places >= 0) & (places <= limit)).all(axis=1)
     where = np.clip(np.rint(places), 0, limit).astype(int)
     samples = to_linear(small[where[:, 1], where[:, 0]]).astype(np.float64)
-    luma = samples @ _LUMA
+    luma = samples @ LUMA
     normals = _NORMALS @ camera.matrix.T / camera.unit
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     design = np.column_stack([np.ones(len(luma)), normals[:, :2]])
@@ -141,12 +135,12 @@ def estimate_light(
     skin = (weight[:, None] * samples).sum(axis=0) / weight.sum()
 
     eye = _eye_white(image, landmarks)
-    eye_luma = max(float(eye @ _LUMA), 1e-3)
-    # Eye whites throw back about half of the light; skin between 7 % and 65 %.
-    white = float(np.clip(np.sqrt(0.75 * eye_luma / 0.5), level / 0.65, level / 0.07))
+    eye_luma = max(float(eye @ LUMA), 1e-3)
+    # Eye whites, in the shade of the lids, show about 0.4 of a white surface, skin 7 % to 65 %.
+    white = float(np.clip(np.sqrt(0.92 * eye_luma / 0.40), level / 0.65, level / 0.07))
     white = float(np.clip(white, 0.18, 1.05))
-    tint = np.clip((eye / eye_luma) ** 0.6, 0.75, 1.3)
-    tint /= float(tint @ _LUMA)
+    tint = np.clip((eye / eye_luma) ** 0.25, 0.9, 1.12)
+    tint /= float(tint @ LUMA)
     channels = small.astype(np.int16)
     gray = bool(np.abs(channels[..., 0] - channels[..., 2]).mean() < 2.5)
     plain = np.asarray(image[..., 1], np.float32)

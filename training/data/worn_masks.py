@@ -8,7 +8,6 @@ grained as the photo, and laid over the face with its bands and a contact shadow
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,27 +15,21 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from revisage.training.data.mask_fabrics import (
-    Fabric,
-    cloth_fabric,
-    cup_fabric,
-    folded_fabric,
-    surgical_fabric,
+from revisage.training.data.mask_fabrics import FABRICS, grain_tile
+from revisage.training.data.mask_shapes import Camera, MaskShape, fit_camera, mask_shape, place
+from revisage.training.data.photo_light import (
+    FROM_LINEAR,
+    LUMA,
+    TO_LINEAR,
+    PhotoLight,
+    estimate_light,
+    to_linear,
 )
-from revisage.training.data.mask_shapes import (
-    Camera,
-    MaskShape,
-    fit_camera,
-    mask_shape,
-    place,
-    visible_side,
-)
-from revisage.training.data.photo_light import PhotoLight, estimate_light, from_linear, to_linear
 
 if TYPE_CHECKING:
     from revisage.training.data.mask_templates import MaskTemplates
 
-__all__ = ["STYLES", "WEARS", "WornMask", "wear_mask"]
+__all__ = ["STYLES", "WEARS", "WornMask", "lay_over", "wear_mask"]
 
 FloatArray = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
@@ -47,7 +40,6 @@ WEARS = ("nose_out", "chin_out")
 _STYLE_SHARES = (0.5, 0.3, 0.2)
 _WEAR_SHARE = 0.03  # of each wrong way of wearing
 _FINE = 2  # drawn at this many times the resolution
-_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
 @dataclasses.dataclass
@@ -66,7 +58,7 @@ class WornMask:
     kind: str
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _rasterise(points: FloatArray, depth: FloatArray, where: FloatArray) -> None:
     """Draw a grid of points into a depth buffer; only cells that face the viewer.
 
@@ -108,66 +100,77 @@ def _rasterise(points: FloatArray, depth: FloatArray, where: FloatArray) -> None
                             where[y, x, 1] = i + wa * ai + wb * bi + wc * ci
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _shade(
     depth: FloatArray,
     where: FloatArray,
     frames: FloatArray,
     colour: FloatArray,
-    slopes: FloatArray,
+    relief: FloatArray,
     white: FloatArray,
     light: FloatArray,
     gloss: float,
     out: FloatArray,
 ) -> None:
-    """Light the drawn fabric.
+    """Light the drawn fabric, once for each pixel, from the mean of its seen samples.
 
     frames: [V, U, 9] normal, and the gradients of the grid coordinates u and v on the surface.
-    colour: [TV, TU, 3]. slopes: [TV, TU, 2] relief in pixels per grid step along u and v.
+    colour: [TV, TU, 3]. relief: [TV, TU] in samples.
     light: [4] tilt in x and y, fall-off towards the edges, least light.
-    out: [H, W, 4] linear RGB and coverage.
+    out: [H, W, 4] linear RGB times coverage, and coverage.
     """
-    height, width = depth.shape
+    height, width = out.shape[:2]
     rows, columns = frames.shape[:2]
-    tall, wide = colour.shape[:2]
-    frame = np.empty(9, np.float32)
+    tall, wide = relief.shape
+    step_u, step_v = (wide - 1) / (columns - 1), (tall - 1) / (rows - 1)
+    n = np.empty(3, np.float32)
     for y in range(height):
         for x in range(width):
-            if depth[y, x] < -1e8:
+            u, v, count = 0.0, 0.0, 0
+            for fy in range(_FINE * y, _FINE * y + _FINE):
+                for fx in range(_FINE * x, _FINE * x + _FINE):
+                    if depth[fy, fx] > -1e8:
+                        u += where[fy, fx, 0]
+                        v += where[fy, fx, 1]
+                        count += 1
+            if count == 0:
                 continue
-            u, v = where[y, x, 0], where[y, x, 1]
-            j, i = min(max(int(u), 0), columns - 2), min(max(int(v), 0), rows - 2)
-            p, q = u - j, v - i
-            for k in range(9):
-                top = frames[i, j, k] + p * (frames[i, j + 1, k] - frames[i, j, k])
-                low = frames[i + 1, j, k] + p * (frames[i + 1, j + 1, k] - frames[i + 1, j, k])
-                frame[k] = top + q * (low - top)
-            tu, tv = u / (columns - 1) * (wide - 1), v / (rows - 1) * (tall - 1)
-            b, a = min(max(int(tu), 0), wide - 2), min(max(int(tv), 0), tall - 2)
-            p, q = tu - b, tv - a
+            u, v = u / count, v / count
+            b, a = min(int(u * step_u), wide - 2), min(int(v * step_v), tall - 2)
+            p, q = u * step_u - b, v * step_v - a
             w00, w01, w10, w11 = (1 - p) * (1 - q), p * (1 - q), (1 - p) * q, p * q
-            su = (
-                w00 * slopes[a, b, 0] + w01 * slopes[a, b + 1, 0]
-                + w10 * slopes[a + 1, b, 0] + w11 * slopes[a + 1, b + 1, 0]
-            )  # fmt: skip
-            sv = (
-                w00 * slopes[a, b, 1] + w01 * slopes[a, b + 1, 1]
-                + w10 * slopes[a + 1, b, 1] + w11 * slopes[a + 1, b + 1, 1]
-            )  # fmt: skip
-            nx = frame[0] - su * frame[3] - sv * frame[6]
-            ny = frame[1] - su * frame[4] - sv * frame[7]
-            nz = frame[2] - su * frame[5] - sv * frame[8]
-            length = np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-6
-            nx, ny, nz = nx / length, ny / length, nz / length
-            lit = max(1.0 + light[0] * nx + light[1] * ny + light[2] * (nz - 0.9), light[3])
-            shine = gloss * max(nz, 0.0) ** 12 * lit
+            # Slope of the relief per grid step, by central differences over two texels.
+            e, d = min(b + 2, wide - 1), min(a + 2, tall - 1)
+            c, f = max(b - 1, 0), max(a - 1, 0)
+            su = step_u * (
+                (1 - q) * (relief[a, e] + relief[a, b + 1] - relief[a, b] - relief[a, c])
+                + q * (relief[a + 1, e] + relief[a + 1, b + 1] - relief[a + 1, b] - relief[a + 1, c])
+            ) / (e + 1 - c)  # fmt: skip
+            sv = step_v * (
+                (1 - p) * (relief[d, b] + relief[a + 1, b] - relief[a, b] - relief[f, b])
+                + p * (relief[d, b + 1] + relief[a + 1, b + 1] - relief[a, b + 1] - relief[f, b + 1])
+            ) / (d + 1 - f)  # fmt: skip
+            j, i = min(int(u), columns - 2), min(int(v), rows - 2)
+            g, h = u - j, v - i
             for k in range(3):
-                c = (
+                n[k] = 0.0
+                for part, by in ((0, 1.0), (3, -su), (6, -sv)):
+                    top = frames[i, j, k + part] * (1 - g) + frames[i, j + 1, k + part] * g
+                    low = frames[i + 1, j, k + part] * (1 - g) + frames[i + 1, j + 1, k + part] * g
+                    n[k] += by * (top * (1 - h) + low * h)
+            length = np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-6
+            facing = n[2] / length
+            lit = 1.0 + (light[0] * n[0] + light[1] * n[1]) / length + light[2] * (facing - 0.9)
+            lit = max(lit, light[3])
+            shine = gloss * max(facing, 0.0) ** 12
+            cover = count / (_FINE * _FINE)
+            for k in range(3):
+                c3 = (
                     w00 * colour[a, b, k] + w01 * colour[a, b + 1, k]
                     + w10 * colour[a + 1, b, k] + w11 * colour[a + 1, b + 1, k]
                 )  # fmt: skip
-                out[y, x, k] = white[k] * lit * (c + shine * 0.25 * (1 - c))
-            out[y, x, 3] = 1.0
+                out[y, x, k] = cover * white[k] * lit * (c3 + shine * 0.25 * (1 - c3))
+            out[y, x, 3] = cover
 
 
 def _frames(points: Points) -> FloatArray:
@@ -182,40 +185,37 @@ def _frames(points: Points) -> FloatArray:
     return np.concatenate([normal, across, below], axis=2).astype(np.float32)
 
 
-_FABRICS: dict[str, Callable[[float, float, int, np.random.Generator], Fabric]] = {
-    "surgical": surgical_fabric,
-    "cloth": cloth_fabric,
-    "cup": cup_fabric,
-    "folded": folded_fabric,
-}
+# An ellipsoid inside the head: the bands lie on it where they would cut through.
+_SKULL = np.array([0.0, 0.40, -1.00])
+_RADII = np.array([1.10, 1.60, 1.30])
 
 
 def _band_lines(
-    shape: MaskShape, anchors: Points, camera: Camera, linear: FloatArray, light: PhotoLight
+    shape: MaskShape, anchors: Points, camera: Camera, image: Image, light: PhotoLight
 ) -> list[Points]:
     """Where the bands are seen: lines [N, 2] in picture pixels, from the mask outwards.
 
     A band ends where it goes round the head, and where hair lies over it.
     """
-    size = linear.shape[0]
-    ends = camera.project(shape.ends)
-    t = np.linspace(0, 1, 24)[:, None]
+    t = np.linspace(0, 1, 20)[:, None]
+    path = shape.anchors[:, None] * (1 - t) + shape.ends[:, None] * t  # [4, N, 3]
+    sag = np.array([0.03, 0.02, 0.03, 0.02])[:, None, None]
+    path = path + 4 * sag * t * (1 - t) * np.array([0.0, 1.0, 0.0])
+    radial = (path - _SKULL) / _RADII
+    reach = np.sqrt((radial**2).sum(axis=2, keepdims=True))
+    path = np.where(reach < 1, _SKULL + (path - _SKULL) / np.maximum(reach, 0.2), path)
+    facing = (radial / _RADII) @ camera.matrix[2]  # [4, N]
+    flat = camera.project(path)[..., :2]
+    lines_all = flat + (anchors[:, None, :2] - flat[:, :1]) * (1 - t)
+
+    height, width = image.shape[:2]
     skin = np.log(np.maximum(light.skin, 1e-4))
     lines = []
-    for number in range(4):
-        side = -1.0 if number < 2 else 1.0
-        facing = visible_side(camera, side)
-        start, end = anchors[number, :2], ends[number, :2]
-        sag = 0.10 if number % 2 == 0 else 0.06
-        bend = (start + end) / 2 + sag * camera.unit * np.array([side * 0.25, 0.5])
-        line = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
-        # Its normal turns from the cheek's, which is seen, to the ear's.
-        seen = 0.6 + t[:, 0] * (facing - 0.45) > 0
-        at = np.clip(np.rint(line).astype(int), 0, size - 1)
-        colours = np.log(np.maximum(linear[at[:, 1], at[:, 0]], 1e-4))
-        # Light on the side of the face differs, so compare with the lighter of skin and shadow.
-        strange = np.abs(colours - skin).max(axis=1) > 1.5
-        hidden = ~seen | (strange & np.roll(strange, -1) & (t[:, 0] > 0.15))
+    for line, outward in zip(lines_all, facing, strict=True):
+        at = np.clip(np.rint(line).astype(int), 0, [width - 1, height - 1])
+        strange = np.abs(np.log(to_linear(image[at[:, 1], at[:, 0]]) + 1e-4) - skin).max(axis=1) > 1.5
+        covered = strange & np.roll(strange, -1) & (t[:, 0] > 0.15)
+        hidden = (outward < 0) | covered
         count = int(np.argmax(hidden)) if hidden.any() else len(line)
         if count >= 3:
             lines.append(line[:count])
@@ -223,43 +223,77 @@ def _band_lines(
 
 
 def _draw_bands(
-    out: FloatArray,
+    layer: FloatArray,
     lines: list[Points],
     corner: npt.NDArray[np.int64],
-    width: float,
+    thickness: float,
     colour: FloatArray,
 ) -> None:
-    """Lay bands under what `out` [H, W, 4] shows already."""
-    under = np.zeros_like(out)
+    """Lay bands `thickness` pixels wide under what `layer` [H, W, 4] shows already."""
+    height, width = layer.shape[:2]
+    shape = (height * _FINE, width * _FINE)
+    rim, back = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     for line in lines:
         fine = (line - corner + 0.5) * _FINE - 0.5
         points = [np.rint(fine * 16).astype(np.int32)]
-        # A rounded band: dark rims, a lighter back.
-        for share, gain in ((1.0, 0.72), (0.62, 0.95), (0.3, 1.06)):
-            rgba = (*(float(c) * gain for c in colour), 1.0)
-            thick = max(1, round(width * share * _FINE))
-            cv2.polylines(under, points, False, rgba, thick, cv2.LINE_AA, 4)
-    out += under * (1 - out[..., 3:])
+        for canvas, share in ((rim, 1.0), (back, 0.55)):
+            thick = max(1, round(thickness * share * _FINE))
+            cv2.polylines(canvas, points, False, 255, thick, cv2.LINE_AA, 4)
+    size = (width, height)
+    cover = cv2.resize(rim, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    light = cv2.resize(back, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    free = cover * (1 - layer[..., 3])
+    # A rounded band: darker rims, a lighter back.
+    layer[..., :3] += (free * (0.70 + 0.35 * light))[..., None] * colour
+    layer[..., 3] += free
 
 
-def _face_region(camera: Camera, landmarks: Points, corner: npt.NDArray[np.int64], shape: tuple[int, int]) -> FloatArray:
+def _face_region(
+    camera: Camera, landmarks: Points, corner: npt.NDArray[np.int64], shape: tuple[int, int]
+) -> FloatArray:
     """Where a shadow can fall, [H, W] 0 to 1: the face and the neck under it."""
     region = np.zeros(shape, np.uint8)
-    jaw = landmarks[0:17]
-    middle = landmarks[27]
-    outline = np.concatenate([jaw, middle + (landmarks[[26, 17]] - middle) * 1.1])
+    brows = landmarks[27] + (landmarks[[26, 17]] - landmarks[27]) * 1.1
+    outline = np.concatenate([landmarks[0:17], brows])
     neck = np.concatenate([landmarks[4:13], landmarks[[12, 4]] + [0, 0.9 * camera.unit]])
     for part in (outline, neck):
         cv2.fillPoly(region, [np.rint((part - corner) * 16).astype(np.int32)], 255, cv2.LINE_8, 4)
-    soft = cv2.GaussianBlur(region, (0, 0), max(0.05 * camera.unit, 0.8))
-    return soft.astype(np.float32) / 255
+    return np.asarray(_blurred(region, max(0.05 * camera.unit, 0.8)), np.float32) / 255
 
 
-def _blurred(image: FloatArray, sigma: float) -> FloatArray:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32) if sigma > 0.25 else image
+def _blurred(image: npt.NDArray[np.generic], sigma: float) -> npt.NDArray[np.generic]:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) if sigma > 0.25 else image
 
 
-def _lay_over(
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _mix(
+    under: Image,
+    layer: FloatArray,
+    shadow: FloatArray,
+    decode: FloatArray,
+    encode: FloatArray,
+    noise: float,
+    grain: FloatArray,
+    top: int,
+    left: int,
+) -> None:
+    """Lay `layer` [H, W, 4] over `under` [H, W, 3], in place, in linear light."""
+    steps = encode.shape[0] - 1
+    for y in range(under.shape[0]):
+        for x in range(under.shape[1]):
+            cover = min(max(layer[y, x, 3], 0.0), 1.0)
+            dark = shadow[y, x]
+            if cover < 0.002 and dark < 0.004:
+                continue
+            speck = grain[(top + y) % 512, (left + x) % 512] * noise * cover
+            keep = (1 - cover) * (1 - dark)
+            for c in range(3):
+                lit = keep * decode[under[y, x, c]] + layer[y, x, c]
+                value = encode[int(min(max(lit, 0.0), 1.0) * steps + 0.5)] + speck
+                under[y, x, c] = np.uint8(min(max(value + 0.5, 0.0), 255.0))
+
+
+def lay_over(
     image: Image,
     layer: FloatArray,
     corner: npt.NDArray[np.int64],
@@ -268,31 +302,31 @@ def _lay_over(
     light: PhotoLight,
     rng: np.random.Generator,
 ) -> tuple[Image, FloatArray]:
-    """Lay a drawn object [h, w, 4] (linear RGB times coverage, coverage) over the photo."""
+    """Lay a drawn object over the photo, with the photo's blur and grain and a contact shadow.
+
+    Args:
+        layer: [h, w, 4] linear RGB times coverage, and coverage.
+        corner: [2] x and y of the layer's first pixel in the picture.
+
+    Returns:
+        The picture [S, S, 3] uint8 and the coverage [S, S] float32.
+    """
     height, width = layer.shape[:2]
     left, top = (int(c) for c in corner)
     # The photo's blur holds the pixel's own, which the drawing has too.
-    layer = _blurred(layer, float(np.sqrt(max(light.blur**2 - 0.55**2, 0.0))))
-    cover = layer[..., 3]
-    under = image[top : top + height, left : left + width]
-
-    near, far = 0.022 * camera.unit, 0.085 * camera.unit
-    away = -light.tilt - np.array([0.0, -0.35])  # most light comes from above
-    shift = 0.05 * camera.unit * away
+    layer = np.asarray(_blurred(layer, max(float(np.sqrt(max(light.blur**2 - 0.5**2, 0.0))), 0.4)), np.float32)
+    cover = np.ascontiguousarray(layer[..., 3])
+    shift = -0.05 * camera.unit * (light.tilt + [0.0, -0.35])  # most light comes from above
     move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
     moved = cv2.warpAffine(cover, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    shadow = 0.30 * _blurred(cover, near) + np.float32(rng.uniform(0.22, 0.40)) * _blurred(moved, far)
-    shadow *= _face_region(camera, landmarks, corner, (height, width))
-    base = to_linear(under) * (1 - np.clip(shadow, 0, 0.7))[..., None]
-    mixed = base * (1 - layer[..., 3:]) + layer[..., :3]
-    values = from_linear(mixed)
-    sigma = light.noise
-    grain = rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(sigma)
-    values += _blurred(grain, min(light.blur, 1.0) * 0.6).reshape(height, width, 1) * cover[..., None]
+    shadow = np.float32(0.30) * _blurred(cover, 0.022 * camera.unit)
+    shadow = shadow + np.float32(rng.uniform(0.22, 0.40)) * _blurred(moved, 0.085 * camera.unit)
+    shadow = shadow * _face_region(camera, landmarks, corner, (height, width))
     out = image.copy()
-    changed = (cover > 0.002) | (shadow > 0.002)
-    values = np.where(changed[..., None], values + 0.5, under.astype(np.float32) + 0.25)
-    out[top : top + height, left : left + width] = np.clip(values, 0, 255).astype(np.uint8)
+    _mix(
+        out[top : top + height, left : left + width], layer, shadow.astype(np.float32),
+        TO_LINEAR, FROM_LINEAR, light.noise, *grain_tile(rng),
+    )  # fmt: skip
     mask = np.zeros(image.shape[:2], np.float32)
     mask[top : top + height, left : left + width] = np.clip(cover, 0, 1)
     return out, mask
@@ -305,51 +339,41 @@ def _drawn(
     size = image.shape[0]
     camera = fit_camera(landmarks)
     light = estimate_light(image, landmarks, camera)
-    form = style if style != "respirator" else str(rng.choice(["cup", "folded"], p=[0.5, 0.5]))
+    form = style if style != "respirator" else str(rng.choice(["cup", "folded"]))
     shape = mask_shape(form, wear, rng)
     points, anchors = place(shape, camera)
-    texels = int(np.clip(2.2 * shape.width * camera.unit, 48, 420))
-    fabric = _FABRICS[form](shape.width, shape.height, texels, rng)
+    texels = int(np.clip(1.2 * shape.width * camera.unit, 48, 480))
+    fabric = FABRICS[form](shape.width, shape.height, texels, rng)
+    lines = _band_lines(shape, anchors, camera, image, light)
 
-    linear_small = to_linear(image) if size <= 128 else None
-    lines = _band_lines(
-        shape, anchors, camera, linear_small if linear_small is not None else to_linear(image), light
-    )
     everything = np.concatenate([points[..., :2].reshape(-1, 2), *lines])
-    margin = 0.25 * camera.unit + 2
+    margin = 0.2 * camera.unit + 2
     low = np.clip(np.floor(everything.min(axis=0) - margin).astype(int), 0, size - 2)
     high = np.clip(np.ceil(everything.max(axis=0) + margin).astype(int), low + 2, size)
     width, height = (int(v) for v in high - low)
-
-    fine = points.copy()
-    fine[..., :2] = (fine[..., :2] - low + 0.5) * _FINE - 0.5
-    fine[..., 2] *= _FINE
+    samples = points * _FINE
+    samples[..., :2] += (0.5 - low) * _FINE - 0.5
     depth = np.full((height * _FINE, width * _FINE), -1e9, np.float32)
-    where = np.zeros((height * _FINE, width * _FINE, 2), np.float32)
-    _rasterise(fine.astype(np.float32), depth, where)
+    where = np.empty((height * _FINE, width * _FINE, 2), np.float32)
+    _rasterise(samples.astype(np.float32), depth, where)
 
-    rows, columns = points.shape[:2]
-    relief = fabric.relief * np.float32(camera.unit * _FINE)
-    tall, wide = relief.shape
-    slopes = np.empty((tall, wide, 2), np.float32)
-    slopes[..., 0] = np.gradient(relief, axis=1) * np.float32((wide - 1) / (columns - 1))
-    slopes[..., 1] = np.gradient(relief, axis=0) * np.float32((tall - 1) / (rows - 1))
     # Hollows get less light from around.
-    hollow = (fabric.relief - cv2.blur(fabric.relief, (max(3, texels // 12),) * 2)) / 0.012
-    colour = fabric.colour * np.clip(1 + 0.16 * hollow, 0.6, 1.12)[..., None]
+    hollow = cv2.blur(fabric.relief, (max(3, texels // 12),) * 2)
+    hollow = np.clip(1 + 20 * (fabric.relief - hollow), 0.6, 1.15)
+    colour = fabric.colour * hollow[..., None]
+    band = fabric.band
     if light.gray:
-        colour = np.repeat((colour @ _LUMA)[..., None], 3, axis=2)
-    tilt = 0.75 * light.tilt + np.array([0.0, -0.20])
+        colour[:] = (colour @ LUMA)[..., None]
+        band = np.repeat(band @ LUMA, 3)
+    tilt = 0.8 * light.tilt + [0.0, -0.25]
     lamp = np.array([tilt[0], tilt[1], rng.uniform(0.25, 0.45), 0.18], np.float32)
-    layer = np.zeros((height * _FINE, width * _FINE, 4), np.float32)
+    layer = np.zeros((height, width, 4), np.float32)
     _shade(
-        depth, where, _frames(fine), np.ascontiguousarray(colour, np.float32), slopes,
+        depth, where, _frames(samples), colour, fabric.relief * np.float32(camera.unit * _FINE),
         light.white, lamp, fabric.gloss, layer,
     )  # fmt: skip
-    band = fabric.band if not light.gray else np.repeat(fabric.band @ _LUMA, 3)
-    _draw_bands(layer, lines, low, fabric.band_width * camera.unit, 0.8 * light.white * band)
-    small = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA)
-    return _lay_over(image, np.asarray(small, np.float32), low, landmarks, camera, light, rng)
+    _draw_bands(layer, lines, low, fabric.band_width * camera.unit, 0.85 * light.white * band)
+    return lay_over(image, layer, low, landmarks, camera, light, rng)
 
 
 def wear_mask(
