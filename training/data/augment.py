@@ -1,11 +1,9 @@
-"""Augmentation that is part of training: adaptive discriminator augmentation, lambda augmentation.
+"""Adaptive discriminator augmentation.
 
-Source of the first: Karras et al. 2020, "Training Generative Adversarial Networks with Limited
+Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited
 Data" (NeurIPS), section 3 and appendix B. What the discriminator sees, real or generated, goes
 through the same random transforms, each applied with probability p; p rises while the scores of
 real pictures show overfitting. All steps are differentiable, twice for a gradient penalty.
-
-Source of the second: StyleRetoucher (Su et al. 2023, arXiv 2312.14389).
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["AdaptiveAugment", "interpolate_blemishes", "sample_bilinear"]
+__all__ = ["AdaptiveAugment", "sample_bilinear"]
 
 # Low-pass filter of the wavelet Symlet 6 (Daubechies 1992), which appendix B.2 resamples with.
 SYMLET_6 = (
@@ -33,17 +31,6 @@ SYMLET_6 = (
     0.0017677118642428036,
     -0.007800708325034148,
 )
-
-
-def interpolate_blemishes(clean: Tensor, blemished: Tensor, share: Tensor | float) -> Tensor:
-    """Lambda augmentation: clean + lambda (blemished - clean), a face with weaker blemishes.
-
-    Args:
-        clean, blemished: [N, C, H, W].
-        share: lambda, one number or [N]; 0 gives `clean`, 1 gives `blemished`.
-    """
-    weight = share[:, None, None, None] if isinstance(share, Tensor) else share
-    return clean + weight * (blemished - clean)
 
 
 def sample_bilinear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -128,8 +115,8 @@ class AdaptiveAugment(nn.Module):
         unknown = sorted(set(groups) - set(self.GROUPS))
         if unknown or not 0 <= start <= 1 or pictures < 1 or every < 1:
             raise ValueError(
-                f"groups are of {', '.join(self.GROUPS)} (unknown: {', '.join(unknown) or 'none'}), "
-                "start is in 0..1, pictures and every at least 1"
+                f"groups are of {', '.join(self.GROUPS)} (unknown: {', '.join(unknown)}); "
+                "start must be in 0..1, pictures and every at least 1"
             )
         self.target, self.pictures, self.every, self.groups = target, pictures, every, groups
         self.register_buffer("p", torch.tensor(float(start)))

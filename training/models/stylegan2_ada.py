@@ -4,7 +4,8 @@ Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limit
 Attribute names and the order of layers give the state-dict keys of NVlabs/stylegan2-ada-pytorch;
 the code is our own. The mathematics are those of `stylegan2`; what differs: class labels, weights
 of 3x3 layers without the 1 / sqrt(fan in) that demodulation would cancel, clamped activations, and
-the mean of w stored with the mapping. `StyleGAN2` is the one to train.
+the mean of w stored with the mapping. `StyleGAN2` is the one to
+train; `as_stylegan2` makes one of weights in this layout.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from revisage.training.models.stylegan2 import (
     BINOMIAL,
+    StyleGAN2,
     level_widths,
     modulated_conv2d,
     normalise_second_moment,
@@ -25,7 +27,7 @@ from revisage.training.models.stylegan2 import (
     upsample_by_two,
 )
 
-__all__ = ["NvStyleGAN2"]
+__all__ = ["NvStyleGAN2", "as_stylegan2"]
 
 NOISE_MODES = ("random", "const", "none")
 
@@ -224,7 +226,7 @@ class Synthesis(nn.Module):
         conv_clamp: float | None,
     ) -> None:
         super().__init__()
-        self.w_dim, self.num_ws = w_dim, 2 * len(channels)
+        self.w_dim, self.num_ws, self.widths = w_dim, 2 * len(channels), list(channels)
         self.sides = [4 * 2**level for level in range(len(channels))]
         if self.sides[-1] != img_resolution:
             raise ValueError(f"{len(channels)} levels end at {self.sides[-1]} px")
@@ -308,3 +310,54 @@ class NvStyleGAN2(nn.Module):
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
         image: Tensor = self.synthesis(ws, noise_mode, force_fp32=force_fp32)
         return image
+
+
+def as_stylegan2(network: NvStyleGAN2) -> StyleGAN2:
+    """The same generator as a `StyleGAN2`, to train on or to take as a prior.
+
+    Weights of 3x3 layers are kept: `StyleGAN2` scales them by 1 / sqrt(fan in), which demodulation
+    cancels up to its epsilon. What has no place there is refused; a clamp is dropped.
+
+    Raises:
+        ValueError: class labels, other than three colours, or a mapping of other widths.
+    """
+    mapping, widths = network.mapping, network.synthesis.widths
+    square = [network.w_dim, network.w_dim]
+    dense = [mapping.get_submodule(f"fc{layer}") for layer in range(mapping.num_layers)]
+    if (
+        network.c_dim
+        or network.img_channels != 3
+        or any(list(layer.get_parameter("weight").shape) != square for layer in dense)
+    ):
+        raise ValueError(
+            "only an unconditional RGB generator whose z, w and mapping layers have one length can "
+            "become a StyleGAN2"
+        )
+    source = network.state_dict()
+    state = {"input.input": source["synthesis.b4.const"][None]}
+    for layer in range(mapping.num_layers):
+        for part in ("weight", "bias"):
+            state[f"style.{layer + 1}.{part}"] = source[f"mapping.fc{layer}.{part}"]
+    for level, side in enumerate(network.synthesis.sides):
+        block = f"synthesis.b{side}"
+        if level == 0:
+            layers, colours = {"conv1": "conv1"}, "to_rgb1"
+        else:
+            layers = {"conv0": f"convs.{2 * level - 2}", "conv1": f"convs.{2 * level - 1}"}
+            colours = f"to_rgbs.{level - 1}"
+        for offset, (theirs, ours) in enumerate(layers.items()):
+            conv = f"{block}.{theirs}"
+            number = 0 if level == 0 else 2 * level - 1 + offset
+            state[f"noises.noise_{number}"] = source[f"{conv}.noise_const"][None, None]
+            state[f"{ours}.noise.weight"] = source[f"{conv}.noise_strength"].reshape(1)
+            state[f"{ours}.activate.bias"] = source[f"{conv}.bias"]
+            state[f"{ours}.conv.weight"] = source[f"{conv}.weight"][None]
+            for part in ("weight", "bias"):
+                state[f"{ours}.conv.modulation.{part}"] = source[f"{conv}.affine.{part}"]
+        state[f"{colours}.bias"] = source[f"{block}.torgb.bias"].reshape(1, 3, 1, 1)
+        state[f"{colours}.conv.weight"] = source[f"{block}.torgb.weight"][None]
+        for part in ("weight", "bias"):
+            state[f"{colours}.conv.modulation.{part}"] = source[f"{block}.torgb.affine.{part}"]
+    result = StyleGAN2(network.img_resolution, network.w_dim, mapping.num_layers, channels=widths)
+    result.load_state_dict({**result.state_dict(), **state})
+    return result.train(network.training)
