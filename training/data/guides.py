@@ -11,7 +11,7 @@ Note [Flow of a synthetic guide]
     What the target shows at p, the guide shows at f(p) = p + flow(p). f is a thin-plate spline
     through the landmarks of both; at the border of the picture it stays put. Its displacement is
     scaled down as a whole until its derivative is nowhere larger than `_STEEPEST` < 1 (operator
-    norm), which it hardly ever has to be. So f never folds, and its inverse, with which the guide is painted, is the limit of
+    norm). So f never folds, and its inverse, with which the guide is painted, is the limit of
     q <- p - d(q), d = f - identity (Banach's fixed point).
 """
 
@@ -261,16 +261,18 @@ def _spline_flow(spline: ThinPlateSpline, size: int) -> FloatArray:
     nodes = 32
     where = (np.arange(nodes) + 0.5) * (size / nodes) - 0.5
     grid = np.stack(np.meshgrid(where, where), axis=-1)  # [n, n, 2]: x, y
-    offset = spline(grid) - grid
-    step = size / nodes
-    dy, dx = np.gradient(offset, step, axis=(0, 1))
-    a, b, c, d = dx[..., 0], dy[..., 0], dx[..., 1], dy[..., 1]
-    # Largest singular value of [[a, b], [c, d]].
-    total, determinant = a * a + b * b + c * c + d * d, a * d - b * c
+    coarse = (spline(grid) - grid).astype(np.float32)
+    # Slopes between the nodes count too: four samples each way.
+    fine = np.asarray(cv2.resize(coarse, (4 * nodes, 4 * nodes), interpolation=cv2.INTER_CUBIC))
+    step = np.float32(size / (4 * nodes))
+    dx = (fine[:-1, 1:] - fine[:-1, :-1]) / step
+    dy = (fine[1:, :-1] - fine[:-1, :-1]) / step
+    # Largest singular value of the matrices with columns dx and dy.
+    total = (dx * dx + dy * dy).sum(axis=2)
+    determinant = dx[..., 0] * dy[..., 1] - dx[..., 1] * dy[..., 0]
     root = np.sqrt(np.maximum(total * total - 4 * determinant * determinant, 0))
-    steepest = float(np.sqrt((total + root) / 2).max())
-    share = min(1.0, _STEEPEST / max(steepest, 1e-9))
-    coarse = (share * offset).astype(np.float32)
+    steepest = float(np.sqrt((total + root).max() / 2))
+    coarse *= np.float32(min(1.0, _STEEPEST / max(steepest, 1e-9)))
     flow = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     return np.asarray(flow, dtype=np.float32)
 
