@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from revisage.errors import CheckpointError
+from revisage.errors import CheckpointError, RecipeError
 from revisage.kernels import flow_warp
+from revisage.training.data.guided_pairs import GuidedPairs
 from revisage.training.importers import from_checkpoint, from_state_dict, read_network
 from revisage.training.models.crop import crop_resized
 from revisage.training.models.gfrnet import (
@@ -29,6 +33,8 @@ from revisage.training.models.gfrnet_warpnet import (
     identity_grid,
     warp,
 )
+from revisage.training.tasks import restore as restore_task
+from revisage.training.tasks import warp as warp_task
 from tests.training.parity import close, fixtures
 
 TOLERANCE = 5e-3  # of the fixtures; their float32 noise reaches 3e-4
@@ -221,3 +227,154 @@ def test_unknown_variants_are_refused() -> None:
         GFRNet("-X")
     with pytest.raises(ValueError, match="pyramid"):
         GFRNet(warpnet="flownet")
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def tiny(module: ModuleType, folder: Path, **changes: Any) -> Any:
+    recipe = {table: dict(module.TINY.get(table, {})) for table in ("model", "data", "loss")}
+    recipe["data"]["portraits"] = (str(folder),)
+    for key, value in changes.items():
+        table, _, name = key.partition("_")
+        recipe[table][name] = value
+    return module.build(recipe)
+
+
+def assert_everyone_learns(task: Any) -> None:
+    """Six steps of each turn on one batch lower its loss, and reach every weight."""
+    batch = task.sample(np.random.default_rng(0), 2)
+    again = task.sample(np.random.default_rng(0), 2)
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    for turn in task.turns:
+        players = [p for name in turn.networks for p in task.networks[name].parameters()]
+        optimiser = torch.optim.Adam(players, lr=1e-3)
+        values = []
+        for _ in range(6):
+            torch.manual_seed(0)  # the same dropout and label noise
+            loss, parts = turn.loss(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            assert all(p.grad is not None for p in players)
+            assert all(np.isfinite(value) for value in parts.values())
+            optimiser.step()
+            values.append(loss.item())
+        assert values[-1] < values[0]
+
+
+def test_pairs_show_what_their_flow_says(portraits_folder: Path) -> None:
+    pairs = GuidedPairs((str(portraits_folder),), 96, flip=1.0)
+    faces = pairs.faces("train")
+    lonely = [
+        n for n, face in enumerate(faces) if [f.identity for f in faces].count(face.identity) == 1
+    ]
+    batch = pairs.batch(faces, lonely[:1], np.random.default_rng(3), flip=1.0)
+    assert bool(batch["known"].all())
+    # The field carries the face's landmarks to the guide's.
+    last = 95
+    places = 2 * batch["landmarks"][:, None] / last - 1
+    grid = grid_of_flow(batch["flow"])
+    found = nn.functional.grid_sample(grid, places, "bilinear", "border", align_corners=True)
+    found = (found[:, :, 0].transpose(1, 2) + 1) * last / 2
+    assert (found - batch["guide_landmarks"]).norm(dim=-1).mean() < 1.0
+    # And the guide so sampled looks like the face, better than the guide as it is.
+    warped = warp(batch["guide"], grid)
+    assert (warped - batch["sharp"]).abs().mean() < (batch["guide"] - batch["sharp"]).abs().mean()
+
+
+def test_strangers_guide_alike_degraded_faces(portraits_folder: Path) -> None:
+    folders = (str(portraits_folder),)
+    own, other = (
+        GuidedPairs(folders, 32, strangers=strangers).held_out(1, 4)[0]
+        for strangers in (False, True)
+    )
+    assert torch.equal(own["degraded"], other["degraded"])
+    assert not torch.equal(own["guide"], other["guide"])
+    with pytest.raises(RecipeError, match="paper, authors"):
+        GuidedPairs(folders, degradation="film")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss_flow": 10.0, "loss_symmetry": 1.0, "loss_minus_identity": True},
+        {"model_warpnet": "pyramid", "data_size": 64},
+    ],
+)
+def test_warp_task(portraits_folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    task = tiny(warp_task, portraits_folder, **changes)
+    assert_everyone_learns(task)
+    networks = {name: network.eval() for name, network in task.networks.items()}
+    with torch.no_grad():
+        figures = task.validate(networks, tmp_path, 0)
+    assert {"landmark_error", "unwarped_landmark_error", "psnr", "ssim", "l1"} <= set(figures)
+    side = task.data.size
+    assert task.pictures(networks)["warp"].shape == (4 * side, 2 * side, 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"model_variant": variant} for variant in VARIANTS),
+        {"model_detach_guide": True, "model_global_inputs": 9},
+        {"loss_adversarial_parts": 1.0, "model_global_inputs": 6, "loss_symmetry": 1.0},
+        {"loss_adversarial_global": 0.0, "loss_adversarial_local": 0.0, "loss_stand_in": 0.1},
+    ],
+)
+def test_restore_task(portraits_folder: Path, changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    task = tiny(restore_task, portraits_folder, **changes)
+    assert_everyone_learns(task)
+    _, parts = task.generator_loss(task.sample(np.random.default_rng(1), 2))
+    variant = changes.get("model_variant", "full")
+    assert ("landmark" in parts) == (variant in {"full", "-F", "R"})
+    assert ("perceptual" in parts) == ("perceptual" in task.notes) == ("loss_stand_in" in changes)
+
+
+def test_the_landmark_loss_of_minus_f_has_no_weight(portraits_folder: Path) -> None:
+    full, without = (
+        tiny(restore_task, portraits_folder, model_variant=variant) for variant in ("full", "-F")
+    )
+    assert full.field_weights.landmark == 10.0
+    assert without.field_weights.landmark == 0.0
+    assert without.field_weights.total_variation == full.field_weights.total_variation
+
+
+def test_restore_validates_at_both_scales(portraits_folder: Path, tmp_path: Path) -> None:
+    task = tiny(restore_task, portraits_folder)
+    networks = {name: network.eval() for name, network in task.networks.items()}
+    with torch.no_grad():
+        figures = task.validate(networks, tmp_path, 0)
+    assert figures["bicubic_psnr_4x"] > figures["bicubic_psnr_8x"]
+    assert figures["psnr"] == pytest.approx((figures["psnr_4x"] + figures["psnr_8x"]) / 2)
+    assert task.pictures(networks)["restore"].shape == (5 * 32, 2 * 32, 3)
+
+
+def test_a_trained_warpnet_is_taken_over(portraits_folder: Path, tmp_path: Path) -> None:
+    warper = tiny(warp_task, portraits_folder).networks["warpnet"]
+    save_file(warper.state_dict(), tmp_path / "weights.safetensors")
+    task = tiny(
+        restore_task,
+        portraits_folder,
+        model_warpnet_weights=str(tmp_path / "weights.safetensors"),
+    )
+    taken = task.networks["gfrnet"].warpnet.state_dict()
+    assert all(torch.equal(taken[key], value) for key, value in warper.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_variant": "-X"}, "variant is one of"),
+        ({"data_size": 48}, "multiple of 32"),
+        ({"model_global_inputs": 4}, "3, 6 or 9"),
+        ({"loss_vgg_face": "nowhere.pth", "loss_perceptual": 1.0}, "nowhere.pth"),
+    ],
+)
+def test_bad_recipes_are_refused(
+    portraits_folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        tiny(restore_task, portraits_folder, **changes)

@@ -68,7 +68,10 @@ class GuidedPairs:
         """A guide for one face, of the same person or of a stranger."""
         if not self.strangers:
             return guide_of(faces, index, rng)
-        others = [face for face in faces if face.identity != faces[index].identity]
+        own = faces[index].identity
+        others = [face for face in faces if face.identity != own]
+        if not others:  # a validation split of one person
+            others = [face for face in self.faces("train") if face.identity != own]
         if not others:
             raise RecipeError("guides of other people need portraits of two or more identities")
         other = others[int(rng.integers(len(others)))]
@@ -111,8 +114,11 @@ class GuidedPairs:
             for real photos, whose flow nobody knows).
         """
         sharp, degraded, guides, points, guide_points, flows, known = [], [], [], [], [], [], []
+        settings = DEGRADATIONS[self.degradation]
         for index in indices:
             image, landmarks = faces[index].image, faces[index].landmarks
+            # A generator of its own: the same face is degraded alike whatever guides it.
+            damage = np.random.default_rng(rng.integers(2**63))
             guide = self.guide(faces, index, rng)
             guide_image, guide_landmarks = guide.image, guide.landmarks
             flow = guide.flow
@@ -122,7 +128,7 @@ class GuidedPairs:
                 flow = None if flow is None else flow[:, ::-1] * np.float32([-1, 1])
             image = np.ascontiguousarray(image)
             sharp.append(image)
-            degraded.append(degrade(image, rng, DEGRADATIONS[self.degradation], scale=scale))
+            degraded.append(degrade(image, damage, settings, scale=scale))
             guides.append(guide_image)
             points.append(landmarks)
             guide_points.append(guide_landmarks)

@@ -22,6 +22,8 @@ Note [Models 0 to 3]
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -88,7 +90,7 @@ class ContextEncoder(nn.Module):
         levels = _levels(size)
         widths = encoder_widths(nef, levels)
         encoder: list[nn.Module] = [nn.Conv2d(3, nef, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             encoder += [
                 nn.Conv2d(inputs, outputs, 4, 2, 1),
                 nn.BatchNorm2d(outputs),
@@ -110,7 +112,7 @@ class ContextEncoder(nn.Module):
             ]
         else:
             widths[0] = nef * min(8, 2 ** (levels - 2))
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             decoder += [
                 nn.ConvTranspose2d(inputs, outputs, 4, 2, 1),
                 nn.BatchNorm2d(outputs),
@@ -168,7 +170,7 @@ class HoleCritic(nn.Module):
         levels = _levels(size)
         widths = [ndf * min(8, 2**level) for level in range(levels)]
         layers: list[nn.Module] = [nn.Conv2d(3, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [
                 nn.Conv2d(inputs, outputs, 4, 2, 1),
                 nn.BatchNorm2d(outputs)

@@ -10,6 +10,8 @@ decoder level also sees the encoder's map of its size, decoder part first. The c
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -47,7 +49,7 @@ class SkipInpainting(nn.Module):
         up = [*decoder_widths(ngf, levels)[1:], 3]
         first = nn.Sequential(nn.Conv2d(4 if mask_input else 3, ngf, 4, 2, 1), nn.LeakyReLU(0.2))
         self.encoder = nn.ModuleList([first])
-        for inputs, outputs in zip(down, down[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(down):
             self.encoder.append(
                 nn.Sequential(
                     nn.Conv2d(inputs, outputs, 4, 2, 1),

@@ -1,0 +1,305 @@
+"""Training of the networks that fill a hole in a face against a critic of the hole.
+
+Context Encoder (Pathak et al. 2016, equation 3) and the encoder-decoder with skip connections have
+one objective: 0.999 reconstruction + 0.001 adversarial. `model.network` and `model.context_model`
+choose the row of the comparison (Note [Models 0 to 3] in `models/context_encoder.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from revisage.errors import RecipeError
+from revisage.training.data import holes
+from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
+from revisage.training.data.guided_pairs import pictures_tensor
+from revisage.training.loop import Turn
+from revisage.training.losses.gan import adversarial
+from revisage.training.metrics.report import image_figures
+from revisage.training.models.context_encoder import ContextEncoder, HoleCritic, picture_with_hole
+from revisage.training.models.crop import crop_resized
+from revisage.training.models.skip_inpainting import SkipInpainting, composite_hole
+from revisage.training.recipe import section
+
+__all__ = ["HOLES", "SMALL", "TINY", "Data", "InpaintTask", "Loss", "Model", "build"]
+
+Batch = Mapping[str, Tensor]
+Image = npt.NDArray[np.uint8]
+
+HOLES = ("centre", "rectangle", "polygon_chain", "free_form")
+
+TINY: dict[str, dict[str, Any]] = {
+    "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 2e-3, "threads": 1},
+    "model": {"ngf": 4, "levels": 3, "bottleneck": 16, "ndf": 4},
+    "data": {"size": 32, "hole_side": 16, "overlap": 0, "min_native_face_px": 0.0,
+             "validation_faces": 2},
+}  # fmt: skip
+SMALL: dict[str, dict[str, Any]] = {
+    "run": {"steps": 1500, "batch": 16, "warmup_steps": 50, "validate_every": 1500},
+    "model": {"ngf": 16, "levels": 4, "bottleneck": 500, "ndf": 16},
+    "data": {"size": 64, "hole_side": 32, "overlap": 0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    network: str = "skip"  # or "context_encoder"
+    context_model: int = 0  # 0 to 3, of the Context Encoder
+    ngf: int = 64  # channels of the first convolution
+    levels: int = 5  # halvings of the skip network; the Context Encoder goes down to 4 x 4
+    mask_input: bool = False  # skip network: the mask as a fourth channel
+    bottleneck: int = 4000  # of Context-Encoder models 0 and 1
+    ndf: int = 64  # channels of the critic's first convolution
+    critic_norm: str = ""  # "batch" or "instance"; "" takes the one that belongs to the network
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    portraits: tuple[str, ...]  # folders of annotated portraits
+    size: int = 128
+    hole: str = "centre"  # "rectangle", "polygon_chain", "free_form"
+    hole_side: int = 64  # of the hole in the middle; a power of two, which the critic sees
+    overlap: int = 0  # pixels at the rim of the hole that are shown, yet predicted too
+    min_native_face_px: float = 0.0
+    flip: float = 0.5
+    validation_faces: int = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    reconstruction: float = 0.999
+    adversarial: float = 0.001
+    kind: str = "minimax"  # of the five in losses/gan.py; wasserstein has no penalty here
+    distance: str = "l2"  # or "l1", of pictures in [-1, 1]
+    region: str = "hole"  # or "picture": where the reconstruction counts
+    overlap_weight: float = 10.0  # of the rim of `data.overlap` pixels
+
+
+class InpaintTask:
+    """See `revisage.training.loop.Task`."""
+
+    def __init__(self, model: Model, data: Data, loss: Loss) -> None:
+        _check(model, data, loss)
+        network: ContextEncoder | SkipInpainting
+        # A hole in the middle is judged as it is, any other as the whole picture.
+        seen = data.hole_side if data.hole == "centre" else data.size
+        try:
+            if model.network == "context_encoder":
+                network = ContextEncoder(
+                    model.context_model, data.size, model.ngf, model.bottleneck
+                )
+            else:
+                network = SkipInpainting(model.ngf, model.levels, mask_input=model.mask_input)
+                if data.size % network.multiple_of:
+                    raise ValueError(f"sides must be multiples of {network.multiple_of}")
+            critic = HoleCritic(seen, model.ndf, model.critic_norm or network.critic_norm)
+        except ValueError as error:
+            raise RecipeError(f"[model] or [data]: {error}") from error
+        self.networks: dict[str, nn.Module] = {"inpainting": network}
+        self.product, self.averaged = "inpainting", ("inpainting",)
+        self.turns = [Turn("generator", ("inpainting",), self.generator_loss)]
+        if loss.adversarial > 0:
+            self.networks["critic"] = critic
+            # The published code lets the critic go first.
+            self.turns.insert(0, Turn("critic", ("critic",), self.critic_loss))
+        self.watch = "generator/reconstruction"
+        self.notes: dict[str, str] = {}
+        self.game = adversarial(loss.kind)
+        self.data, self.weights = data, loss
+
+    def _faces(self, split: str) -> list[AlignedFace]:
+        cv2.setNumThreads(1)  # one thread makes batches beside the ones that train
+        data = self.data
+        return aligned_faces(
+            data.portraits, split, data.size, min_native_face_px=data.min_native_face_px
+        )
+
+    def _hole(self, rng: np.random.Generator) -> Image:
+        """[S, S], 1 = hole."""
+        size = self.data.size
+        if self.data.hole == "centre":
+            return holes.centre_hole(size, self.data.hole_side)
+        if self.data.hole == "rectangle":
+            return holes.rectangle_hole(size, rng)
+        if self.data.hole == "polygon_chain":
+            return holes.polygon_chain_hole(size, rng)
+        return holes.free_form_hole(size, rng)
+
+    def _batch(
+        self, faces: list[AlignedFace], indices: list[int], rng: np.random.Generator, flip: float
+    ) -> Batch:
+        images, masks, hidden = [], [], []
+        for index in indices:
+            image = faces[index].image
+            if flip > 0 and rng.random() < flip:
+                image = image[:, ::-1]
+            mask = self._hole(rng)
+            images.append(image)
+            masks.append(mask)
+            rim = 2 * self.data.overlap + 1
+            eroded = cv2.erode(mask, np.ones((rim, rim), np.uint8)) if rim > 1 else mask
+            hidden.append(np.asarray(eroded, dtype=np.uint8))
+        return {
+            "image": pictures_tensor(images),
+            "mask": torch.from_numpy(np.stack(masks)).float()[:, None],
+            "hidden": torch.from_numpy(np.stack(hidden)).float()[:, None],
+        }
+
+    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+        """`image` [N, 3, S, S] in [0, 1]; `mask` and `hidden` [N, 1, S, S], 1 = hole.
+
+        What is `hidden` from the network is the mask less its rim of `data.overlap` pixels.
+        """
+        faces = self._faces("train")
+        indices = rng.integers(len(faces), size=size).tolist()
+        return self._batch(faces, indices, rng, self.data.flip)
+
+    def _filled(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The prediction, and the picture with the prediction in the hole."""
+        predicted = network(batch["image"], batch["hidden"]).float()
+        return predicted, composite_hole(predicted, batch["image"], batch["mask"])
+
+    def _judged(self, picture: Tensor) -> Tensor:
+        """What the critic sees: the hole in the middle, or the whole picture."""
+        if self.data.hole != "centre":
+            return picture
+        first = (self.data.size - self.data.hole_side) // 2
+        last = first + self.data.hole_side - 1
+        box = picture.new_tensor([[first, first, last, last]]).expand(len(picture), 4)
+        return crop_resized(picture, box, self.data.hole_side)
+
+    def reconstruction_loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Mean distance of pictures in [-1, 1] where it counts; the rim counts more."""
+        difference = 2 * (predicted - batch["image"])
+        distance = difference.abs() if self.weights.distance == "l1" else difference.square()
+        rim = batch["mask"] - batch["hidden"]
+        weight = 1 + (self.weights.overlap_weight - 1) * rim  # [N, 1, S, S]
+        counted = batch["mask"] if self.weights.region == "hole" else torch.ones_like(rim)
+        return (distance * weight * counted).sum() / (counted.sum() * distance.shape[1])
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """0.999 reconstruction + 0.001 adversarial, or as the recipe weighs them."""
+        predicted, filled = self._filled(self.networks["inpainting"], batch)
+        distance = self.reconstruction_loss(predicted, batch)
+        total = self.weights.reconstruction * distance
+        parts = {"reconstruction": distance.item()}
+        if self.weights.adversarial > 0:
+            critic = self.networks["critic"]
+            fake = critic(self._judged(filled)).float()
+            real = None
+            if self.weights.kind == "relativistic":
+                real = critic(self._judged(batch["image"])).float()
+            verdict = self.game.generator(fake, real)
+            total = total + self.weights.adversarial * verdict
+            parts["adversarial"] = verdict.item()
+        return total, parts
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """True holes against filled ones."""
+        with torch.no_grad():
+            _, filled = self._filled(self.networks["inpainting"], batch)
+        critic = self.networks["critic"]
+        real = critic(self._judged(batch["image"])).float()
+        loss = self.game.critic(real, critic(self._judged(filled)).float())
+        return loss, {"real": real.mean().item()}
+
+    def _held_out(self, count: int) -> list[Batch]:
+        """The first faces of the validation split with the same holes every time."""
+        faces = self._faces("val")
+        return [
+            self._batch(faces, [index], np.random.default_rng([2016, index]), flip=0.0)
+            for index in range(min(count, len(faces)))
+        ]
+
+    def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
+        """Figures of filled held-out faces, beside two fills that need no network.
+
+        `l1`, `l2`, `psnr` are of the pixels in the hole, `ssim` of the whole picture, and so is
+        `psnr_picture`. `telea_*` are those of OpenCV's inpainting (Telea 2004), `mean_face_*`
+        those of the mean of the aligned training faces put into the hole.
+        """
+        network = networks["inpainting"]
+        device = next(network.parameters()).device
+        mean = pictures_tensor([face.image for face in self._faces("train")]).mean(0, keepdim=True)
+        sums: dict[str, list[float]] = {}
+        for case in self._held_out(self.data.validation_faces):
+            image, hidden = case["image"], case["hidden"]
+            there = {name: value.to(device) for name, value in case.items()}
+            predicted = self._filled(network, there)[0].cpu()
+            fills = {
+                "": composite_hole(predicted, image, hidden),
+                "telea_": _telea(image, hidden),
+                "mean_face_": composite_hole(mean, image, hidden),
+            }
+            for prefix, filled in fills.items():
+                figures = image_figures(filled, image, hidden)
+                figures["psnr_picture"] = image_figures(filled, image)["psnr"]
+                for name, value in figures.items():
+                    sums.setdefault(prefix + name, []).append(value)
+        return {name: float(np.mean(values)) for name, values in sums.items()}
+
+    def pictures(self, networks: Mapping[str, nn.Module]) -> Mapping[str, Image]:
+        """Held-out faces in columns: with the hole, filled, as they are."""
+        network = networks["inpainting"]
+        device = next(network.parameters()).device
+        columns = []
+        for case in self._held_out(8):
+            with torch.no_grad():
+                there = {name: value.to(device) for name, value in case.items()}
+                predicted = self._filled(network, there)[0].cpu()
+            shown = [
+                (picture_with_hole(case["image"], case["hidden"]) + 1) / 2,
+                composite_hole(predicted, case["image"], case["hidden"]),
+                case["image"],
+            ]
+            columns.append(torch.cat(shown, dim=2)[0].permute(1, 2, 0).clamp(0, 1).numpy())
+        return {"inpaint": np.round(np.hstack(columns) * 255).astype(np.uint8)}
+
+
+def _check(model: Model, data: Data, loss: Loss) -> None:
+    for where, value, known in (
+        ("[model] network", model.network, ("skip", "context_encoder")),
+        ("[data] hole", data.hole, HOLES),
+        ("[loss] distance", loss.distance, ("l1", "l2")),
+        ("[loss] region", loss.region, ("hole", "picture")),
+    ):
+        if value not in known:
+            raise RecipeError(f"{where} is one of {', '.join(known)}, not {value!r}")
+    if loss.kind == "wasserstein":
+        raise RecipeError("[loss] kind: wasserstein needs a gradient penalty, which is not here")
+    if data.hole == "centre" and not 0 < data.hole_side < data.size:
+        raise RecipeError(f"[data] hole_side must be below the size, {data.size}")
+    if not 0 <= 2 * data.overlap < data.hole_side:
+        raise RecipeError("[data] overlap leaves nothing of the hole: lower it")
+    published = model.network == "context_encoder" and model.context_model == 0
+    if published and (data.hole != "centre" or 2 * data.hole_side != data.size):
+        raise RecipeError(
+            "[model] context_model 0 fills a square of half the side in the middle: set "
+            'data.hole = "centre" and data.hole_side to half of data.size'
+        )
+
+
+def _telea(image: Tensor, mask: Tensor) -> Tensor:
+    """OpenCV's inpainting of one picture [1, 3, H, W] in [0, 1]."""
+    plain = (image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    hole = mask[0, 0].numpy().astype(np.uint8)
+    filled = cv2.inpaint(np.ascontiguousarray(plain), hole, 3, cv2.INPAINT_TELEA)
+    return pictures_tensor([np.asarray(filled, dtype=np.uint8)])
+
+
+def build(recipe: Mapping[str, Mapping[str, Any]]) -> InpaintTask:
+    """The task of a recipe."""
+    return InpaintTask(
+        section(recipe, "model", Model),
+        section(recipe, "data", Data),
+        section(recipe, "loss", Loss),
+    )
