@@ -48,7 +48,8 @@ EPSILON = 1e-10  # keeps features that are all 0 finite
 
 def unit_length(features: Tensor) -> Tensor:
     """Features [N, C, H, W] over their length over the channels."""
-    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + EPSILON)
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / (length + EPSILON)
 
 
 class _Scaling(nn.Module):
