@@ -234,7 +234,9 @@ def _surgical(width: float, height: float, texels: int, rng: np.random.Generator
     colour = np.empty((*relief.shape, 3), np.float32)
     _weave_surgical(relief, colour, width, height, base, trim, pleats, gap, *grain_tile(rng))
     white = base.mean() > 0.1 or rng.random() < 0.3
-    return Fabric(relief, colour, _gray(236) if white else base, float(rng.uniform(0.03, 0.045)), 0.12)
+    return Fabric(
+        relief, colour, _gray(236) if white else base, float(rng.uniform(0.03, 0.045)), 0.12
+    )
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -296,7 +298,9 @@ def _blossoms(
             centre = (x + 0.6 * radius * np.cos(angle), y + 0.6 * radius * np.sin(angle))
             where = (round(centre[0] * 8), round(centre[1] * 8))
             axes = (max(1, round(4.6 * radius)), max(1, round(3.0 * radius)))
-            cv2.ellipse(colour, where, axes, float(np.degrees(angle)), 0, 360, ink, -1, cv2.LINE_8, 3)
+            cv2.ellipse(
+                colour, where, axes, float(np.degrees(angle)), 0, 360, ink, -1, cv2.LINE_8, 3
+            )
         middle = (round(x * 8), round(y * 8))
         cv2.circle(colour, middle, max(1, round(2.2 * radius)), heart, -1, cv2.LINE_8, 3)
 

@@ -60,6 +60,7 @@ def _skin_places() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
 
 _PLACES, _NORMALS = _skin_places()
 
+
 def _eye_white(image: npt.NDArray[np.uint8], landmarks: npt.NDArray[np.float64]) -> FloatArray:
     """[3] linear light of the brightest part of both eyes."""
     height, width = image.shape[:2]
@@ -85,7 +86,9 @@ def _sharpness(gray: FloatArray, landmarks: npt.NDArray[np.float64]) -> tuple[fl
     face = gray[low[1] : high[1], low[0] : high[0]]
     dx = (face[1:-1, 2:] - face[1:-1, :-2]) / 2
     dy = (face[2:, 1:-1] - face[:-2, 1:-1]) / 2
-    bend = face[1:-1, 2:] + face[1:-1, :-2] + face[2:, 1:-1] + face[:-2, 1:-1] - 4 * face[1:-1, 1:-1]
+    bend = (
+        face[1:-1, 2:] + face[1:-1, :-2] + face[2:, 1:-1] + face[:-2, 1:-1] - 4 * face[1:-1, 1:-1]
+    )
     slope = np.hypot(dx, dy).ravel()
     count = len(slope)
     at = int(0.97 * count)
@@ -129,7 +132,9 @@ def estimate_light(
         solution = np.linalg.solve(normal, design.T @ (weight * luma))
         level, tilt = float(solution[0]), solution[1:]
         error = np.abs(luma - design @ solution)
-        scale = max(1.5 * float(np.median(error[seen])) if seen.any() else 1.0, 0.02 * abs(level), 1e-4)
+        scale = max(
+            1.5 * float(np.median(error[seen])) if seen.any() else 1.0, 0.02 * abs(level), 1e-4
+        )
         weight = seen / (1 + (error / scale) ** 2) + 1e-4
     level = max(level, 0.004)
     skin = (weight[:, None] * samples).sum(axis=0) / weight.sum()

@@ -213,7 +213,9 @@ def _band_lines(
     lines = []
     for line, outward in zip(lines_all, facing, strict=True):
         at = np.clip(np.rint(line).astype(int), 0, [width - 1, height - 1])
-        strange = np.abs(np.log(to_linear(image[at[:, 1], at[:, 0]]) + 1e-4) - skin).max(axis=1) > 1.5
+        strange = (
+            np.abs(np.log(to_linear(image[at[:, 1], at[:, 0]]) + 1e-4) - skin).max(axis=1) > 1.5
+        )
         covered = strange & np.roll(strange, -1) & (t[:, 0] > 0.15)
         hidden = (outward < 0) | covered
         count = int(np.argmax(hidden)) if hidden.any() else len(line)
@@ -314,7 +316,9 @@ def lay_over(
     height, width = layer.shape[:2]
     left, top = (int(c) for c in corner)
     # The photo's blur holds the pixel's own, which the drawing has too.
-    layer = np.asarray(_blurred(layer, max(float(np.sqrt(max(light.blur**2 - 0.5**2, 0.0))), 0.4)), np.float32)
+    layer = np.asarray(
+        _blurred(layer, max(float(np.sqrt(max(light.blur**2 - 0.5**2, 0.0))), 0.4)), np.float32
+    )
     cover = np.ascontiguousarray(layer[..., 3])
     shift = -0.05 * camera.unit * (light.tilt + [0.0, -0.35])  # most light comes from above
     move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
