@@ -135,7 +135,7 @@ def average_buffers(world: World, networks: Iterable[nn.Module]) -> None:
         distributed.all_reduce(message)
         message /= world.size
         for buffer, mean in zip(
-            floating, message.split([buffer.numel() for buffer in floating]), strict=True
+            floating, torch.split(message, [buffer.numel() for buffer in floating]), strict=True
         ):
             buffer.copy_(mean.reshape(buffer.shape))
     for buffer in buffers:

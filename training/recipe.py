@@ -131,13 +131,25 @@ def recipe_path(name: str) -> Path:
     )
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def read_recipe(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    start: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Read a recipe and apply overrides `table.key=value` or `optimiser.NAME.key=value`.
 
     Values are in TOML syntax; what is not TOML is taken as a string.
+
+    Args:
+        start: the recipe in the file, changed already; None reads the file.
     """
+    recipe: dict[str, dict[str, Any]]
     try:
-        recipe: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+        if start is None:
+            recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        else:
+            recipe = overridden(start, {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path}: not a readable TOML recipe ({error})") from error
     for override in overrides:

@@ -34,6 +34,7 @@ __all__ = [
     "list_recipes",
     "main",
     "resolve",
+    "run_recipe",
     "task_module",
     "task_names",
     "train",
@@ -156,44 +157,72 @@ def train(
     """
     path = recipe_path(recipe)
     resolved = resolve(read_recipe(path, overrides))
-    text = write_toml(resolved)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-    if first:
-        print(text, flush=True)
+    if _first():
+        print(write_toml(resolved), flush=True)
     if dry_run:
         return 0
+    folder = out if out is not None else Path("runs") / path.stem
+    figures = run_recipe(resolved, folder, device=device, progress=True)
+    if _first():
+        print(f"\n{folder / 'weights.safetensors'}")
+        for name, value in figures.items():
+            print(f"  {name}: {value:.4g}")
+    return 0
+
+
+def _first() -> bool:
+    """Whether this is the first, or the only one, of the processes that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_recipe(
+    resolved: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    *,
+    device: str = "cpu",
+    progress: bool = False,
+) -> dict[str, float]:
+    """Train by a resolved recipe, or go on with it, and write it beside the weights.
+
+    Args:
+        resolved: what `resolve` gave.
+        folder: where the run is written.
+        device: torch device.
+        progress: print a line whenever one is logged.
+
+    Returns:
+        The last validation figures.
+
+    Raises:
+        RecipeError: an impossible value, or a task that cannot be built by it.
+        OutputError: the folder cannot be written.
+    """
     import torch
 
     from revisage.training.loop import fit
 
-    folder = out if out is not None else Path("runs") / path.stem
-    if first:
+    if _first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "recipe.toml").write_text(text, encoding="utf-8")
+            (folder / "recipe.toml").write_text(write_toml(resolved), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
     run = section(resolved, "run", Run)
     torch.manual_seed(run.seed)  # the first weights are a function of the recipe too
     task = task_module(run.task).build(resolved)
 
-    def progress(line: Mapping[str, float]) -> None:
+    def show(line: Mapping[str, float]) -> None:
         watched = f"{task.watch} {line[task.watch]:.4g}  " if task.watch in line else ""
         print(f"{line['step']}/{run.steps}  {watched}{line['samples_s']:.3g} samples/s", flush=True)
 
-    figures = fit(
+    return fit(
         task,
         run,
         folder,
         optimisers=resolved.get("optimiser"),
         device=device,
-        progress=progress,
+        progress=show if progress else None,
     )
-    if first:
-        print(f"\n{folder / 'weights.safetensors'}")
-        for name, value in figures.items():
-            print(f"  {name}: {value:.4g}")
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
