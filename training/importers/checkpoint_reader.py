@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import math
 import os
 import pickle
@@ -415,8 +416,14 @@ def _read_legacy(path: Path) -> Any:
 
     sizes: dict[str, int] = {}
     with path.open("rb") as file:
-        if _unpickle(file, no_storage) != _LEGACY_MAGIC:
-            raise CheckpointError("not a checkpoint: a pickle that torch did not write")
+        first = [argument for _, argument, _ in itertools.islice(pickletools.genops(file), 3)]
+        file.seek(0)
+        if _LEGACY_MAGIC not in first or _unpickle(file, no_storage) != _LEGACY_MAGIC:
+            raise CheckpointError(
+                "not a checkpoint: a pickle that torch did not write. If it holds module objects, "
+                "as the published files of stylegan2-ada-pytorch do, reading it would run what is "
+                "in it: load it with its own code base and torch.save(module.state_dict(), FILE)"
+            )
         if _unpickle(file, no_storage) != _LEGACY_PROTOCOL:
             raise CheckpointError("a torch file of an unknown protocol")
         system = _unpickle(file, no_storage)
