@@ -89,14 +89,13 @@ class StyleGAN2Task:
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         self.data, self.weights = data, loss
-        sizes = {
-            "channel_multiplier": model.channel_multiplier,
-            "largest_width": model.largest_width,
-        }
+        multiplier, widest = model.channel_multiplier, model.largest_width
         try:
-            self.generator = StyleGAN2(data.size, model.style_dim, model.n_mlp, **sizes)
+            self.generator = StyleGAN2(
+                data.size, model.style_dim, model.n_mlp, multiplier, largest_width=widest
+            )
             self.discriminator = StyleGAN2Discriminator(
-                data.size, **sizes, stddev_group=model.stddev_group
+                data.size, multiplier, largest_width=widest, stddev_group=model.stddev_group
             )
         except ValueError as error:
             raise RecipeError(f"[model] or [data] size: {error}") from error
@@ -219,7 +218,7 @@ class StyleGAN2Task:
         z = torch.randn(count, generator.style_dim, generator=random).to(device)
         return [
             unit_range(generator([part], randomize_noise=False)[0]).clamp(0, 1).cpu()
-            for part in z.split(8)
+            for part in torch.split(z, 8)
         ]
 
     @torch.no_grad()
@@ -254,7 +253,7 @@ class StyleGAN2Task:
     def pictures(self, networks: Mapping[str, nn.Module]) -> Mapping[str, npt.NDArray[np.uint8]]:
         """Four by eight made faces."""
         made = torch.cat(self._made(networks["generator"], 32))
-        rows = [torch.cat(list(row), dim=2) for row in made.split(8)]
+        rows = [torch.cat(list(row), dim=2) for row in torch.split(made, 8)]
         sheet = torch.cat(rows, dim=1).permute(1, 2, 0).numpy()
         return {"generator": np.round(sheet * 255).astype(np.uint8)}
 
