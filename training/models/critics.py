@@ -31,9 +31,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from revisage.training.models.cyclegan import NLayerDiscriminator
 from revisage.training.models.stargan import discriminator_trunk
 
-__all__ = ["KINDS", "RegionEnsembleCritic", "StarGANCritic", "make_critic"]
+__all__ = ["DEPTHS", "RegionEnsembleCritic", "StarGANCritic", "make_critic"]
 
-KINDS = ("stargan", "patch", "red")
+DEPTHS = {"stargan": 6, "patch": 3, "red": 6}  # halvings in each source, at 256 px
 
 
 class StarGANCritic(nn.Module):
@@ -106,16 +106,19 @@ class RegionEnsembleCritic(nn.Module):
         return scores
 
 
-def make_critic(kind: str, size: int, width: int, depth: int, classes: int = 0) -> nn.Module:
-    """One of `KINDS` for pictures of `size` x `size`.
+def make_critic(
+    kind: str, size: int, width: int = 64, depth: int = 0, classes: int = 0
+) -> nn.Module:
+    """One of `DEPTHS` for pictures of `size` x `size`, by default in the width of its source.
 
-    `depth` counts halvings. Paper sizes: width 64; depth 6 for "stargan" and "red", 3 for "patch".
+    `depth` counts halvings; 0 takes the source's.
 
     Raises:
         ValueError: an unknown kind, or classes for one without a class head.
     """
-    if kind not in KINDS:
-        raise ValueError(f"no critic {kind!r}; known: {', '.join(KINDS)}")
+    if kind not in DEPTHS:
+        raise ValueError(f"no critic {kind!r}; known: {', '.join(DEPTHS)}")
+    depth = depth or DEPTHS[kind]
     if kind == "stargan":
         return StarGANCritic(size, width, depth, classes)
     if classes:

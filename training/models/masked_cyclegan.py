@@ -85,12 +85,19 @@ def _dmfn(channels_in: int, width: int, blocks: int) -> list[nn.Module]:
     ]
 
 
-# Body and the kernel of its head.
-BODIES: dict[str, tuple[Callable[[int, int, int], list[nn.Module]], int]] = {
-    "resnet": (_resnet, 7),
-    "stargan": (_stargan, 7),
-    "dilated": (_dilated, 7),
-    "dmfn": (_dmfn, 3),
+class _Family(NamedTuple):
+    """What a base work has."""
+
+    layers: Callable[[int, int, int], list[nn.Module]]  # of channels in, width, blocks
+    kernel: int  # of its last convolution, and so of the heads
+    blocks: int  # at 256 px
+
+
+BODIES = {
+    "resnet": _Family(_resnet, 7, 9),
+    "stargan": _Family(_stargan, 7, 6),
+    "dilated": _Family(_dilated, 7, 8),
+    "dmfn": _Family(_dmfn, 3, 8),
 }
 
 
@@ -101,7 +108,7 @@ class UnmaskGenerator(nn.Module):
         body: see the module's first table.
         head: see its second table.
         width: channels at full size, four times as many in the blocks.
-        blocks: at a quarter of the size.
+        blocks: at a quarter of the size; 0 takes as many as the base work has at 256 px.
         domains: 0 for a generator of one direction. Above that, one generator makes pictures of
             every domain, as StarGAN: the wanted one stands behind the picture as one-hot maps.
     """
@@ -111,7 +118,7 @@ class UnmaskGenerator(nn.Module):
         body: Body = "dmfn",
         head: Head = "mask",
         width: int = 64,
-        blocks: int = 8,
+        blocks: int = 0,
         domains: int = 0,
     ) -> None:
         super().__init__()
@@ -119,9 +126,10 @@ class UnmaskGenerator(nn.Module):
             raise ValueError(f"no body {body!r}; known: {', '.join(BODIES)}")
         if head not in HEADS:
             raise ValueError(f"no head {head!r}; known: {', '.join(HEADS)}")
-        make, kernel = BODIES[body]
+        family = BODIES[body]
+        kernel = family.kernel
         self.head, self.domains = head, domains
-        self.body = nn.Sequential(*make(3 + domains, width, blocks))
+        self.body = nn.Sequential(*family.layers(3 + domains, width, blocks or family.blocks))
         self.draw = nn.Conv2d(width, 3, kernel, padding=kernel // 2)
         self.choose: nn.Conv2d | None = None
         if head in {"mask", "binary_mask"}:
@@ -129,8 +137,8 @@ class UnmaskGenerator(nn.Module):
 
     @classmethod
     def paper(cls, body: Body = "dmfn", head: Head = "mask", domains: int = 0) -> UnmaskGenerator:
-        """64 channels; as many blocks as the body's source has at 256 px."""
-        return cls(body, head, 64, {"resnet": 9, "stargan": 6}.get(body, 8), domains)
+        """64 channels; as many blocks as the base work has at 256 px."""
+        return cls(body, head, 64, 0, domains)
 
     @classmethod
     def compact(cls, body: Body = "dmfn", head: Head = "mask", domains: int = 0) -> UnmaskGenerator:

@@ -77,11 +77,11 @@ class Model:
     generator: str = "dmfn"  # "resnet", "stargan", "dilated" or "dmfn"
     head: str = "mask"  # "normal", "residual", "mask" or "binary_mask"
     width: int = 64
-    blocks: int = 8
+    blocks: int = 0  # 0: as many as the generator's source has
     single: bool = False  # one generator and one critic for both directions
     critic: str = "stargan"  # "stargan", "patch" or "red"
     critic_width: int = 64
-    critic_depth: int = 6
+    critic_depth: int = 0  # halvings; 0: as many as the critic's source has
 
 
 @dataclasses.dataclass(frozen=True)
