@@ -73,7 +73,7 @@ def test_nothing_found_is_one_clear_error(tmp_path: Path) -> None:
         aligned_faces([folder], "val", 64, min_native_face_px=1000)
     with pytest.raises(RecipeError, match="split 'test'"):
         aligned_faces([folder], "test", 64)
-    with pytest.raises(RecipeError, match="no annotated portraits"):
+    with pytest.raises(RecipeError, match="not a known layout"):
         aligned_faces([tmp_path / "nowhere"], "train", 64)
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from revisage.alignment import square_matrix, transform_points
 from revisage.errors import RecipeError
-from revisage.training.data.portraits import Portrait, read_portraits
+from revisage.training.data.folders import FaceRecord, read_faces
 
 __all__ = ["AlignedFace", "align_face", "aligned_faces"]
 
@@ -34,7 +34,7 @@ class AlignedFace:
     image: Image  # [S, S, 3] RGB
     landmarks: Points  # [68, 2] x and y in square pixels, iBUG 300-W order
     native_face_px: float  # width of the face in the original photo
-    extra: dict[str, Any]  # the whole annotation line
+    extra: dict[str, Any]  # what else the data set says, such as the whole annotation line
 
 
 def align_face(photo: Image, landmarks: npt.ArrayLike, size: int) -> tuple[Image, Points]:
@@ -63,20 +63,29 @@ def align_face(photo: Image, landmarks: npt.ArrayLike, size: int) -> tuple[Image
     return np.asarray(square, dtype=np.uint8), transform_points(matrix, landmarks)
 
 
-def _native_face_px(portrait: Portrait) -> float:
-    return float(portrait.extra.get("native_face_px") or portrait.face_px)
+def _native_face_px(record: FaceRecord) -> float:
+    """Width of the face in the original photo; of the landmarks where the data set is silent."""
+    known = record.extra.get("native_face_px") or record.extra.get("face_px")
+    if known is None and record.landmarks is not None:
+        known = np.ptp(record.landmarks[:, 0])
+    return float(known or 0.0)
 
 
 @functools.lru_cache(maxsize=16)
 def _aligned(
     folders: tuple[str, ...], split: str | None, size: int, min_native_face_px: float, limit: int
 ) -> tuple[AlignedFace, ...]:
-    chosen = [
-        portrait
-        for folder in folders
-        for portrait in read_portraits(folder, split)
-        if _native_face_px(portrait) >= min_native_face_px
-    ]
+    chosen = []
+    for folder in folders:
+        for record in read_faces(folder, split):
+            if record.landmarks is None or len(record.landmarks) != 68:
+                count = 0 if record.landmarks is None else len(record.landmarks)
+                raise RecipeError(
+                    f"{folder}: {record.id} has {count} landmarks, and aligning needs 68; annotate "
+                    "the pictures in the layout of training/data/portraits.py"
+                )
+            if _native_face_px(record) >= min_native_face_px:
+                chosen.append((record, record.landmarks))
     if limit > 0:
         chosen = chosen[:limit]
     if not chosen:
@@ -87,18 +96,18 @@ def _aligned(
             "min_native_face_px"
         )
     faces = []
-    for portrait in chosen:
-        image, landmarks = align_face(portrait.image(), portrait.landmarks, size)
+    for record, points in chosen:
+        image, landmarks = align_face(record.image(), points, size)
         image.setflags(write=False)
         landmarks.setflags(write=False)
         faces.append(
             AlignedFace(
-                id=portrait.id,
-                identity=portrait.identity,
+                id=record.id,
+                identity=record.identity,
                 image=image,
                 landmarks=landmarks,
-                native_face_px=_native_face_px(portrait),
-                extra=portrait.extra,
+                native_face_px=_native_face_px(record),
+                extra=dict(record.extra),
             )
         )
     return tuple(faces)
@@ -115,7 +124,8 @@ def aligned_faces(
     """All faces of annotated portrait folders, aligned; decoded once per process.
 
     Args:
-        folders: folders that `read_portraits` understands, in this order.
+        folders: folders that `folders.read_faces` understands, in this order; they must have 68
+            landmarks for each face.
         split: "train", "val" or "test"; None for all.
         size: side of the square in pixels.
         min_native_face_px: leave out faces that were narrower in the original photo (the box of
@@ -123,7 +133,7 @@ def aligned_faces(
         limit: keep only the first faces; 0 keeps all.
 
     Raises:
-        RecipeError: no face left, or a folder without annotations.
+        RecipeError: no face left, an unknown layout, or a data set without 68 landmarks.
     """
     names = tuple(str(folder) for folder in folders)
     return list(_aligned(names, split, int(size), float(min_native_face_px), int(limit)))
