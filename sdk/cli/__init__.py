@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "export",
     "import": "import_checkpoint",
     "train": "train",
+    "ablate": "ablate",
 }
 
 
