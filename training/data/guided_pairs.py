@@ -125,7 +125,7 @@ class GuidedPairs:
             if flip > 0 and rng.random() < flip:
                 image, landmarks = _mirrored(image, landmarks)
                 guide_image, guide_landmarks = _mirrored(guide_image, guide_landmarks)
-                flow = None if flow is None else flow[:, ::-1] * np.float32([-1, 1])
+                flow = None if flow is None else flow[:, ::-1] * np.array([-1, 1], np.float32)
             image = np.ascontiguousarray(image)
             sharp.append(image)
             degraded.append(degrade(image, damage, settings, scale=scale))

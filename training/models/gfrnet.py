@@ -144,7 +144,8 @@ class RestorationDiscriminator(nn.Module):
                 f"this discriminator judges {self.size} x {self.size} px, got "
                 f"{x.shape[-2]} x {x.shape[-1]}: resize, or choose other levels"
             )
-        return self.model(x).flatten()
+        scores: Tensor = self.model(x)
+        return scores.flatten()
 
 
 def _initialise(network: nn.Module) -> None:

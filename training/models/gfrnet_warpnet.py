@@ -117,7 +117,7 @@ class WarpNet(nn.Module):
 
 def _check_sides(x: Tensor, multiple: int) -> None:
     height, width = x.shape[-2:]
-    if not torch.jit.is_tracing() and (height % multiple or width % multiple):
+    if height % multiple or width % multiple:
         raise ValueError(f"sides must be multiples of {multiple}, not {height} x {width}: resize")
 
 

@@ -79,7 +79,7 @@ class SkipInpainting(nn.Module):
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         multiple = self.multiple_of
-        if not torch.jit.is_tracing() and (height % multiple or width % multiple):
+        if height % multiple or width % multiple:
             raise ValueError(f"sides must be multiples of {multiple}, not {height} x {width}")
         x = picture_with_hole(image, mask)
         if self.mask_input:
