@@ -134,13 +134,13 @@ def test_pigment_absorbs_and_shine_adds() -> None:
     for kind, sign in (("freckle", -1), ("age_spot", -1), ("redness", -1), ("shine", 1)):
         for seed in range(3):
             made = add_blemishes(image, LANDMARKS, np.random.default_rng(seed), kinds=[kind])
-            changed = made.residual[made.mask > 0.1]
+            changed = made.residual[made.mask > 0]
             assert np.sign(changed[:, 1].mean()) == sign, kind
     # Blood takes green away, melanin blue first.
     red = add_blemishes(image, LANDMARKS, np.random.default_rng(0), kinds=["redness"])
     brown = add_blemishes(image, LANDMARKS, np.random.default_rng(0), kinds=["age_spot"])
     for made, order in ((red, (1, 0)), (brown, (2, 0))):
-        ratio = made.image[made.mask > 0.1].astype(float) / image[made.mask > 0.1]
+        ratio = made.image[made.mask > 0].astype(float) / image[made.mask > 0]
         assert ratio[:, order[0]].mean() < ratio[:, order[1]].mean() - 0.02
 
 

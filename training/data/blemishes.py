@@ -33,6 +33,9 @@ Points = npt.NDArray[np.float64]
 # Relative extinction in R, G, B (about 610, 545 and 465 nm).
 MELANIN = np.array([0.45, 0.75, 1.15], np.float32)
 BLOOD = np.array([0.27, 1.00, 1.00], np.float32)
+# Of dark skin, the surface sends back most of the blue and green that comes: more melanin darkens
+# all channels about alike.
+_MELANIN_IN_DARK = np.array([0.72, 0.80, 0.86], np.float32)
 
 _VISIBLE = 0.012  # a relative change of less than this is left out, so that the mask is exact
 _FULL = 0.30  # a relative change that counts as wholly blemished
@@ -300,10 +303,10 @@ def _marks(face: _Face, dark: float, rng: np.random.Generator, count: int) -> Po
 
 def _comedones(face: _Face, dark: float, rng: np.random.Generator, count: int) -> Points:
     """Clogged pores: tiny, dark (open) or pale and raised (closed)."""
-    spots = _table("comedone", count, face, rng, clusters=0.3)
+    spots = _table("comedone", count, face, rng, clusters=0.15)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.004, 0.010, count)
     closed = rng.random(count) < 0.35
-    strength = _log_uniform(rng, 0.35, 1.2, count)
+    strength = _log_uniform(rng, 0.3, 0.9, count)
     spots[:, _MELANIN] = np.where(closed, -0.10, 0.8) * strength
     spots[:, _BLOOD] = np.where(closed, -0.10, 0.25) * strength
     spots[:, _HEIGHT] = np.where(closed, rng.uniform(0.15, 0.4, count), 0)
@@ -325,9 +328,9 @@ def _age_spots(face: _Face, dark: float, rng: np.random.Generator, count: int) -
     """Solar lentigines: flat brown spots with an irregular, fairly sharp outline."""
     spots = _table("age_spot", count, face, rng, clusters=0.2)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.018, 0.075, count)
-    spots[:, _MELANIN] = _log_uniform(rng, 0.18, 0.65, count)
+    spots[:, _MELANIN] = _log_uniform(rng, 0.15, 0.52, count)
     spots[:, _BLOOD] = spots[:, _MELANIN] * rng.uniform(0.0, 0.25, count)
-    spots[:, _EDGE] = rng.uniform(2.4, 5.0, count)
+    spots[:, _EDGE] = rng.uniform(2.0, 3.4, count)
     spots[:, _WAVES:] *= 1.7
     spots[:, _STRETCH] *= rng.uniform(1.0, 1.3, count)
     return spots
@@ -337,7 +340,7 @@ def _pits(face: _Face, dark: float, rng: np.random.Generator, count: int) -> Poi
     """Pitted scars: ice-pick (small, deep) and rolling or boxcar (wide, shallow)."""
     spots = _table("pit", count, face, rng, clusters=0.5)
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.008, 0.030, count)
-    spots[:, _HEIGHT] = -rng.uniform(0.3, 1.0, count)
+    spots[:, _HEIGHT] = -rng.uniform(0.2, 0.75, count)
     # Less light reaches the bottom.
     depth = rng.uniform(0.12, 0.42, count)
     spots[:, _MELANIN] = depth
@@ -585,24 +588,36 @@ def _patch(
     return np.asarray(np.exp(-np.float32(0.7) * (u * u + v * v) ** np.float32(power)))
 
 
+_Place = tuple[Points, tuple[float, float], float]  # centre, half axes in eye distances, chance
+
+
+def _chosen(places: list[_Place], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Which places are struck, at least the one that is struck most often."""
+    chances = np.array([chance for _, _, chance in places])
+    struck = rng.random(len(places)) < chances
+    struck[int(np.argmax(chances))] |= not struck.any()
+    return np.asarray(struck, dtype=np.bool_)
+
+
 def _redness(face: _Face, side: int, dark: float, rng: np.random.Generator) -> FloatArray:
     """[side, side] density of blood: flushed cheeks, nose wings, chin; blotchy."""
     field = np.zeros((side, side), np.float32)
     density = _log_uniform(rng, 0.18, 0.65, 1)[0]
     p, unit = face.points, face.unit
-    places = [
-        (0.5 * p[2] + 0.5 * p[31] - 0.03 * unit * face.down, (0.33, 0.28), 0.75),
-        (0.5 * p[14] + 0.5 * p[35] - 0.03 * unit * face.down, (0.33, 0.28), 0.75),
+    places: list[_Place] = [
+        (0.52 * p[2] + 0.48 * p[31] - 0.05 * unit * face.down, (0.34, 0.27), 0.85),
+        (0.52 * p[14] + 0.48 * p[35] - 0.05 * unit * face.down, (0.34, 0.27), 0.85),
         (0.3 * p[30] + 0.7 * p[33], (0.20, 0.16), 0.5),
         (0.5 * p[57] + 0.5 * p[8], (0.24, 0.16), 0.35),
         (p[27] - 0.45 * unit * face.down, (0.5, 0.2), 0.15),
     ]
-    for centre, axes, chance in places:
-        strength = rng.uniform(0.3, 1.0)
+    common = rng.uniform(0.5, 1.0)  # both sides are about equally red
+    for (centre, axes, _), there in zip(places, _chosen(places, rng), strict=True):
+        strength = common * rng.uniform(0.6, 1.0)
         place = centre + unit * rng.normal(0, 0.05, 2)
         size = unit * np.array(axes) * np.exp(rng.normal(0, 0.2, 2))
-        if rng.random() < chance:
-            field += np.float32(strength) * _patch(side, place, size, face.across, face.down, 1.1)
+        if there:
+            field += np.float32(strength) * _patch(side, place, size, face.across, face.down, 1.0)
     blotches = 0.9 + 0.45 * _noise(side, 7, rng) + 0.3 * _noise(side, 16, rng)
     field *= np.clip(blotches, 0.05, 2.0)
     return np.asarray(field * density * (1 - 0.4 * dark), dtype=np.float32)
@@ -614,19 +629,19 @@ def _shine(face: _Face, side: int, rng: np.random.Generator) -> FloatArray:
     bright = np.float32(_log_uniform(rng, 0.08, 0.34, 1)[0])
     p, unit, down = face.points, face.unit, face.down
     between = (p[21] + p[22]) / 2
-    places = [
+    places: list[_Place] = [
         (between - 0.35 * unit * down, (0.34, 0.15), 0.7),
         (0.6 * p[28] + 0.4 * p[29], (0.05, 0.17), 0.6),
         (p[30] - 0.03 * unit * down, (0.07, 0.06), 0.7),
-        (0.55 * p[1] + 0.45 * p[30] - 0.12 * unit * down, (0.16, 0.09), 0.6),
-        (0.55 * p[15] + 0.45 * p[30] - 0.12 * unit * down, (0.16, 0.09), 0.6),
+        (0.66 * p[1] + 0.34 * p[30] - 0.08 * unit * down, (0.15, 0.10), 0.6),
+        (0.66 * p[15] + 0.34 * p[30] - 0.08 * unit * down, (0.15, 0.10), 0.6),
         (0.5 * p[57] + 0.5 * p[8], (0.12, 0.07), 0.35),
     ]
-    for centre, axes, chance in places:
+    for (centre, axes, _), there in zip(places, _chosen(places, rng), strict=True):
         strength = rng.uniform(0.4, 1.0)
         place = centre + unit * rng.normal(0, 0.05, 2)
         size = unit * np.array(axes) * np.exp(rng.normal(0, 0.25, 2))
-        if rng.random() < chance:
+        if there:
             field += np.float32(strength) * _patch(side, place, size, face.across, down, 0.9)
     return bright * field * np.clip(1 + 0.4 * _noise(side, 12, rng), 0.2, 1.8)
 
@@ -635,9 +650,9 @@ def _scars(face: _Face, rng: np.random.Generator) -> list[tuple[FloatArray, Poin
     """Linear scars at amount 2: polylines [N, 2], and width, paleness, redness, ridge [4]."""
     scars = []
     regions = list(_regions(face).values())
-    for _ in range(2):
+    for _ in range(4):
         centre, axes = regions[int(rng.integers(len(regions)))]
-        middle = centre + 0.5 * axes * rng.standard_normal(2)
+        middle = centre + 0.35 * axes * rng.standard_normal(2)
         length = face.unit * float(_log_uniform(rng, 0.12, 0.45, 1)[0])
         angle, bend = rng.uniform(0, np.pi), rng.normal(0, 0.12)
         t = np.linspace(-0.5, 0.5, 9)[:, None]
@@ -645,13 +660,13 @@ def _scars(face: _Face, rng: np.random.Generator) -> list[tuple[FloatArray, Poin
         normal = np.array([-along[1], along[0]])
         line = middle + length * (t * along + bend * (4 * t * t - 1) * normal)
         line = line + 0.008 * face.unit * rng.standard_normal((9, 1)) * normal
-        fresh = rng.random() < 0.35
+        fresh = rng.random() < 0.45
         look = np.array(
             [
                 face.unit * rng.uniform(0.007, 0.016),
-                0.0 if fresh else rng.uniform(0.1, 0.25),
+                0.0 if fresh else rng.uniform(0.2, 0.42),
                 rng.uniform(0.3, 0.7) if fresh else 0.0,
-                rng.uniform(-0.25, 0.25),
+                rng.uniform(-0.35, 0.35),
             ]
         )
         scars.append((line.astype(np.float32), look))
@@ -754,7 +769,7 @@ def add_blemishes(
     strength = _strength(amount)
     scars = _scars(face, rng) if "scar" in present else []
     for rank, (line, (width, pale, red, ridge)) in enumerate(scars):
-        if rank < amount:
+        if rank < 2 * amount:
             look = (width, strength * pale, strength * red, strength * ridge)
             _stamp_scar(line, *look, light.x, light.y, melanin, blood, shade)
 
@@ -775,12 +790,13 @@ def add_blemishes(
             broad = np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR))
             gloss += broad * _pores(image, face.unit)
     # Gloss is as bright as the light that falls there.
-    lit = np.clip(light.relative, 0.3, 1.7) ** 2
+    lit = np.clip(light.relative, 0.3, 1.25) ** 2
     gloss *= np.asarray(cv2.resize(lit, (size, size), interpolation=cv2.INTER_LINEAR))
 
-    uneven = np.float32(1) + np.float32(0.16) * _noise(size, max(8, int(5 * size / face.unit)), rng)
+    uneven = np.float32(1) + np.float32(0.22) * _noise(size, max(8, int(5 * size / face.unit)), rng)
     gray = bool(np.ptp(image[:: max(1, size // 32), :: max(1, size // 32)], axis=2).max() == 0)
-    colours = (MELANIN, BLOOD)
+    toned = MELANIN + np.float32(dark) * (_MELANIN_IN_DARK - MELANIN)
+    colours = (toned, BLOOD)
     if gray:  # black and white stays so
         weights = np.array([0.299, 0.587, 0.114], np.float32)
         light = dataclasses.replace(light, colour=np.ones(3, np.float32))
