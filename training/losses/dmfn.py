@@ -76,7 +76,7 @@ def self_guided_regression_loss(
     _same_layers(fake, real)
     terms = []
     for one, two in zip(fake, real, strict=True):
-        weight = functional.adaptive_avg_pool2d(guidance, one.shape[-2:])
+        weight = functional.adaptive_avg_pool2d(guidance, (one.shape[-2], one.shape[-1]))
         terms.append(_layer_weight(one) * ((one - two.detach()).abs() * weight).mean())
     return torch.stack(terms).sum()
 
@@ -92,9 +92,8 @@ def centres(features: Tensor) -> Tensor:
         torch.relu(features) + 1e-7
     )  # a channel that is zero everywhere has its centre in the middle
     density = density / density.sum(dim=(2, 3), keepdim=True)
-    options = {"dtype": features.dtype, "device": features.device}
-    x = torch.arange(width, **options) * (2 / width) - 1
-    y = torch.arange(height, **options) * (2 / height) - 1
+    x = torch.arange(width, device=features.device).to(features.dtype) * (2 / width) - 1
+    y = torch.arange(height, device=features.device).to(features.dtype) * (2 / height) - 1
     return torch.stack([(density.sum(2) * x).sum(-1), (density.sum(3) * y).sum(-1)], dim=-1)
 
 

@@ -149,4 +149,5 @@ def wasserstein_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: 
     # A norm near 1 is compared with 1: the eight bits of bfloat16 are too few for that.
     with torch.autocast(real.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    lengths: Tensor = gradient.flatten(1).norm(dim=1)
+    return (lengths - 1).square().mean()

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
+from revisage.training.data.mask_templates import MaskTemplates
 from revisage.training.data.picture_tensors import signed_pictures, unit_range
 from revisage.training.data.worn_masks import wear_mask
 from revisage.training.loop import Turn
@@ -132,11 +133,7 @@ class UnmaskTask:
             Turn("generator", generators, self.generator_loss),
         )
         self.notes: dict[str, str] = {}
-        self.templates = None
-        if data.templates:
-            from revisage.training.data.mask_templates import MaskTemplates
-
-            self.templates = MaskTemplates(data.templates)
+        self.templates = MaskTemplates(data.templates) if data.templates else None
         self.perceptual = None
         if loss.perceptual > 0:
             self.perceptual = perceptual_network(loss.perceptual_network, loss.perceptual_weights)
