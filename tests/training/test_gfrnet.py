@@ -25,6 +25,7 @@ from revisage.training.models.gfrnet import (
     RestorationDiscriminator,
     face_boxes,
     part_boxes,
+    predicted_grid,
 )
 from revisage.training.models.gfrnet_warpnet import (
     PyramidWarpNet,
@@ -100,6 +101,15 @@ def test_sides_that_do_not_fit_are_refused() -> None:
         WarpNet(ngf=2, levels=3)(torch.rand(1, 3, 12, 16), torch.rand(1, 3, 12, 16))
     with pytest.raises(ValueError, match="multiples of 64"):
         PyramidWarpNet(ngf=4)(torch.rand(1, 3, 32, 64), torch.rand(1, 3, 32, 64))
+
+
+def test_each_version_sees_its_range() -> None:
+    pair = torch.rand(2, 1, 3, 64, 64).unbind()
+    paper, later = WarpNet(ngf=2, levels=4).eval(), PyramidWarpNet(ngf=4).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(predicted_grid(paper, *pair), paper(*pair))
+        signed = (2 * picture - 1 for picture in pair)
+        torch.testing.assert_close(predicted_grid(later, *pair), later(*signed)[0])
 
 
 def test_identity_grid_copies() -> None:

@@ -6,8 +6,9 @@ as a binary of another framework; their layers here follow the independent re-im
 sonack/GFRNet_pytorch_new, whose WarpNet agrees with the authors' own.
 
 Note [Variants of the ablation]
-    The paper's table names them; what each leaves out is confirmed by the re-implementation's
-    options (-W, -WG, -W2, -WG2) and by figure 1 of the paper (-W, -WG, -F).
+    The paper's table names them. What -W, -WG, -W2 and -WG2 are is confirmed by the options of the
+    re-implementation, -F by the caption of the paper's figure 1 ("without landmark loss"). That R
+    is for a random guide is our reading of the paper's text; no public code has it.
 
     | variant | WarpNet | RecNet sees | difference from the full network |
     |---|---|---|---|
