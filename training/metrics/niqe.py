@@ -75,7 +75,7 @@ def luma(image: npt.NDArray[np.uint8], *, gray: bool = False) -> Plane:
     if gray:
         plane = cv2.cvtColor(unit, cv2.COLOR_RGB2GRAY) * 255
     else:
-        plane = unit @ np.float32([65.481, 128.553, 24.966]) + 16
+        plane = unit @ np.array([65.481, 128.553, 24.966], dtype=np.float32) + 16
     return np.asarray(np.round(plane), dtype=np.float32)
 
 
@@ -114,7 +114,7 @@ def _shapes() -> tuple[FloatArray, FloatArray]:
     return shape, gamma(2 * inverse) ** 2 / (gamma(inverse) * gamma(3 * inverse))
 
 
-def _asymmetric_gaussian(values: FloatArray) -> tuple[float, float, float]:
+def _asymmetric_gaussian(values: npt.NDArray[np.floating]) -> tuple[float, float, float]:
     """Shape, left and right scale of an asymmetric generalised Gaussian, by moments (equation 7).
 
     NaN where the values have only one sign.
