@@ -17,7 +17,6 @@ from revisage.training.data.holes import (
     stroke_holes,
 )
 
-
 Mask = npt.NDArray[np.uint8]
 
 

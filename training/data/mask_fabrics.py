@@ -1,7 +1,7 @@
 """Fabrics of worn masks: relief and colour over the flat fabric.
 
-A fabric is drawn flat, with s (-1 to 1) across and v (0 to 1) down, about as fine as the picture that
-shows it. The relief is in eye distances, the colour is the share of light that is thrown back
+A fabric is drawn flat, with s (-1 to 1) across and v (0 to 1) down, about as fine as the picture
+that shows it. The relief is in eye distances, the colour is the share of light that is thrown back
 (linear, 0 to 1).
 """
 

@@ -1,8 +1,8 @@
 """Photographed face masks (RGBA) laid over aligned faces, as MaskTheFace does.
 
-The six anchor points of a template go to six points of the face (Anwar and Raychowdhury 2020, "Masked
-Face Recognition for Secure Authentication", and the code of aqeelanwar/MaskTheFace): the middle of
-the nose ridge, the crossings of the jaw with two lines parallel to the eyes, at the height of the
+The six anchor points of a template go to six points of the face (Anwar and Raychowdhury 2020,
+"Masked Face Recognition for Secure Authentication", and the code of aqeelanwar/MaskTheFace): the
+middle of the nose ridge, the crossings of the jaw with two lines parallel to the eyes, at the height of the
 nose tip and of the lower lip, and the chin. A homography in the least-squares sense carries the
 picture there. The variant seen from the left or the right is taken beyond 13 degrees of yaw.
 

@@ -1,8 +1,8 @@
 """Face masks put on aligned faces: surgical, cloth and respirator, drawn by the 68 landmarks.
 
-A mask is a surface in front of a mean head (mask_shapes) that carries a fabric (mask_fabrics). It is
-posed by the landmarks, lit as the face is (photo_light), drawn at twice the resolution, blurred and
-grained as the photo, and laid over the face with its bands and a contact shadow.
+A mask is a surface in front of a mean head (mask_shapes) that carries a fabric (mask_fabrics). It
+is posed by the landmarks, lit as the face is (photo_light), blurred and grained as the photo, and
+laid over the face with its bands and a contact shadow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STYLES = ("surgical", "cloth", "respirator")
 WEARS = ("nose_out", "chin_out")
 _STYLE_SHARES = (0.5, 0.3, 0.2)
 _WEAR_SHARE = 0.03  # of each wrong way of wearing
-_FINE = 2  # drawn at this many times the resolution
+_FINE = 2  # samples per pixel and axis of what a mask covers
 
 
 @dataclasses.dataclass
@@ -139,17 +139,17 @@ def _shade(
             b, a = min(int(u * step_u), wide - 2), min(int(v * step_v), tall - 2)
             p, q = u * step_u - b, v * step_v - a
             w00, w01, w10, w11 = (1 - p) * (1 - q), p * (1 - q), (1 - p) * q, p * q
-            # Slope of the relief per grid step, by central differences over two texels.
+            # Slope of the relief per grid step: differences across the texel and its neighbours.
             e, d = min(b + 2, wide - 1), min(a + 2, tall - 1)
             c, f = max(b - 1, 0), max(a - 1, 0)
-            su = step_u * (
-                (1 - q) * (relief[a, e] + relief[a, b + 1] - relief[a, b] - relief[a, c])
-                + q * (relief[a + 1, e] + relief[a + 1, b + 1] - relief[a + 1, b] - relief[a + 1, c])
-            ) / (e + 1 - c)  # fmt: skip
-            sv = step_v * (
-                (1 - p) * (relief[d, b] + relief[a + 1, b] - relief[a, b] - relief[f, b])
-                + p * (relief[d, b + 1] + relief[a + 1, b + 1] - relief[a, b + 1] - relief[f, b + 1])
-            ) / (d + 1 - f)  # fmt: skip
+            here, next_x = relief[a, b], relief[a, b + 1]
+            next_y, next_xy = relief[a + 1, b], relief[a + 1, b + 1]
+            upper = relief[a, e] + next_x - here - relief[a, c]
+            lower = relief[a + 1, e] + next_xy - next_y - relief[a + 1, c]
+            su = step_u * ((1 - q) * upper + q * lower) / (e + 1 - c)
+            upper = relief[d, b] + next_y - here - relief[f, b]
+            lower = relief[d, b + 1] + next_xy - next_x - relief[f, b + 1]
+            sv = step_v * ((1 - p) * upper + p * lower) / (d + 1 - f)
             j, i = min(int(u), columns - 2), min(int(v), rows - 2)
             g, h = u - j, v - i
             for k in range(3):
@@ -320,7 +320,8 @@ def lay_over(
         _blurred(layer, max(float(np.sqrt(max(light.blur**2 - 0.5**2, 0.0))), 0.4)), np.float32
     )
     cover = np.ascontiguousarray(layer[..., 3])
-    shift = -0.05 * camera.unit * (light.tilt + [0.0, -0.35])  # most light comes from above
+    above = np.array([0.0, -0.35])  # where most light comes from
+    shift = -0.05 * camera.unit * (light.tilt + above)
     move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
     moved = cv2.warpAffine(cover, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
     shadow = np.float32(0.30) * _blurred(cover, 0.022 * camera.unit)
@@ -399,7 +400,7 @@ def wear_mask(
         templates: RGBA pictures of masks.
 
     Raises:
-        ValueError: an unknown kind, "template" without templates, or a picture that is not a square.
+        ValueError: an unknown kind, "template" without templates, or a picture that is no square.
     """
     points = np.asarray(landmarks, dtype=np.float64)
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
