@@ -25,8 +25,8 @@ DEGRADATIONS = {"paper": PAPER, "authors": AUTHORS}
 
 def pictures_tensor(pictures: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
     """[H, W, 3] uint8 pictures as [N, 3, H, W] float32 in [0, 1]."""
-    stacked = torch.from_numpy(np.stack(pictures).astype(np.float32) / 255)
-    return stacked.permute(0, 3, 1, 2).contiguous()
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    return stacked.contiguous().float().div_(255)
 
 
 def _mirrored(
