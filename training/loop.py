@@ -71,6 +71,10 @@ class Turn:
     repeats: int = 1
     optimiser: str = ""  # optimiser to share ("critic" for a lazy R1 turn); "" = own name
 
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.repeats < 1:
+            raise ValueError(f"turn {self.name!r}: every and repeats must be at least 1")
+
 
 class Task(Protocol):
     """What the loop needs to know about a task.

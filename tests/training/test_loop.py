@@ -307,6 +307,8 @@ def test_a_loss_that_teaches_nobody_is_an_error(tmp_path: Path) -> None:
     task.turns = (Turn("turn", ("nobody",), task.loss),)
     with pytest.raises(ValueError, match="nobody: not among the networks"):
         fit(task, toy_run(), tmp_path)
+    with pytest.raises(ValueError, match="at least 1"):
+        Turn("turn", ("weight",), task.loss, every=0)
     task.turns = (Turn("turn", ("weight",), task.loss),) * 2
     with pytest.raises(ValueError, match="a name of its own"):
         fit(task, toy_run(), tmp_path)
@@ -408,25 +410,33 @@ def _environment(**more: str) -> dict[str, str]:
     }
 
 
-def test_two_processes_see_what_one_sees_that_accumulates(tmp_path: Path) -> None:
+def _pair(out: Path, *arguments: str) -> list[int]:
+    """Run the program in two processes that train together; their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    two, one = tmp_path / "two", tmp_path / "one"
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
         subprocess.Popen(
-            _program(two),
-            env=_environment(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-            ),
-            stderr=subprocess.PIPE,
+            _program(out, *arguments),
+            env=_environment(**shared, RANK=rank, LOCAL_RANK=rank),
+            stderr=subprocess.DEVNULL,
         )
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
+        for rank in ("0", "1")
+    ]
+    try:
+        return [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_two_processes_see_what_one_sees_that_accumulates(tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    assert 0 not in _pair(two, "--stop", "6", "--kill")  # and on the way they are killed
+    assert torch.load(two / "state.pt", weights_only=True)["step"] == 4
+    assert _pair(two) == [0, 0]
     fit(ToyGan(batch_norm=False), toy_run(accumulate=2), one)
 
     ranks = [json.loads((two / f"rank{rank}.json").read_text()) for rank in range(2)]
