@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from revisage.errors import RecipeError
 from revisage.kernels import feature_blend
+from revisage.training.data.aligned_faces import align_face
+from revisage.training.data.retouch_pairs import RetouchPairs
 from revisage.training.importers import from_checkpoint
 from revisage.training.loop import fit
 from revisage.training.models.psp import Psp
@@ -25,6 +29,7 @@ from revisage.training.models.stylegan2 import StyleGAN2
 from revisage.training.models.stylegan2_ada import NvStyleGAN2
 from revisage.training.recipe import Run, overridden, read_recipe, recipe_path, section
 from revisage.training.tasks import style_retoucher as task_module
+from tests.training.drawn_portraits import drawn_portrait
 
 RECIPES = ("style_retoucher_paper", "style_retoucher", "psp")
 
@@ -229,6 +234,47 @@ def test_samples_are_functions_of_the_generator(portraits_folder: Path) -> None:
     clean = task_module.build(tiny(portraits_folder, "style_retoucher", data={"lambda_clean": 1.0}))
     batch = clean.sample(np.random.default_rng(5), 3)
     torch.testing.assert_close(batch["image"], batch["target"], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_retouched_pairs(metadata: bool, portraits_folder: Path, tmp_path: Path) -> None:
+    listing: dict[str, Any] = {}
+    for number in (0, 1, 56000):
+        photo, landmarks = drawn_portrait(number, 0, 64)
+        name = f"{number // 1000 * 1000:05d}/{number:05d}.png"
+        clean = cv2.GaussianBlur(photo, (0, 0), 1.5)
+        for folder, picture in (("ffhq/images1024x1024", photo), ("ffhqr", clean)):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), picture[..., ::-1])
+        listing[str(number)] = {
+            "image": {
+                "file_path": f"images1024x1024/{name}",
+                "face_landmarks": landmarks.tolist(),
+            },
+            "category": "training",
+        }
+    if metadata:
+        (tmp_path / "ffhq" / "ffhq-dataset-v2.json").write_text(json.dumps(listing))
+    folders = {"ffhq": str(tmp_path / "ffhq"), "retouched": str(tmp_path / "ffhqr")}
+    changes = {**folders, "lambda_low": 1.0, "lambda_high": 1.0, "lambda_clean": 0.0}
+    task = task_module.build(tiny(portraits_folder, "style_retoucher", data=changes))
+    batch = task.sample(np.random.default_rng(0), 4)
+    difference = (batch["image"] - batch["target"]).abs()
+    assert 1e-3 < float(difference.mean()) < 0.1
+    figures = task.validate(task.networks, tmp_path, 0)
+    assert figures["input_blemish_psnr"] < figures["input_psnr"]
+    assert task.notes["alignment"] == ("canonical square" if metadata else "FFHQ's own")
+    pairs = RetouchPairs(folders["ffhq"], folders["retouched"], "train", 64)
+    assert len(pairs) == 2
+    photo, clean = pairs[1]
+    if metadata:
+        wanted = align_face(drawn_portrait(1, 0, 64)[0], drawn_portrait(1, 0, 64)[1], 64)[0]
+        np.testing.assert_array_equal(photo, wanted)
+    else:
+        np.testing.assert_array_equal(photo, drawn_portrait(1, 0, 64)[0])
+    with pytest.raises(RecipeError, match="belong together"):
+        task_module.build(tiny(portraits_folder, "style_retoucher", data={"ffhq": "x"}))
 
 
 @pytest.mark.parametrize("layout", ["rosinality", "nvlabs"])

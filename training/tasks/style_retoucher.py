@@ -28,6 +28,7 @@ from revisage.training.data.blemishes import (
     blemish_skin,
     lambda_augment,
 )
+from revisage.training.data.retouch_pairs import RetouchPairs
 from revisage.training.importers import from_checkpoint
 from revisage.training.loop import Turn
 from revisage.training.losses.adversarial import gradient_penalty
@@ -45,6 +46,8 @@ __all__ = ["SMALL", "TINY", "StyleRetoucherTask", "build"]
 Batch = Mapping[str, Tensor]
 FloatImage = npt.NDArray[np.float32]
 
+RETOUCHED = 2.5 / 255  # where photo and retouch differ by more, the retoucher was at work
+
 TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "learning_rate": 5e-3, "warmup_steps": 0},
     "model": {
@@ -58,7 +61,7 @@ TINY: dict[str, dict[str, Any]] = {
         "encoder_widths": (4, 4, 8, 8, 8),
         "encoder_units": (1, 1, 1, 1),
     },
-    "data": {"size": 32, "pairs": (), "held_out": 2},
+    "data": {"size": 32, "ffhq": "", "retouched": "", "held_out": 2},
     "loss": {"perceptual": 0.0, "lpips": False},
 }
 SMALL: dict[str, dict[str, Any]] = {
@@ -74,7 +77,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "encoder_widths": (8, 8, 16, 32, 32),
         "encoder_units": (1, 1, 1, 1),
     },
-    "data": {"size": 64, "pairs": (), "held_out": 16},
+    "data": {"size": 64, "ffhq": "", "retouched": "", "held_out": 16},
     "loss": {"perceptual_network": "stand_in", "perceptual_weights": ""},
 }
 
@@ -100,7 +103,9 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Data:
     portraits: tuple[str, ...]  # folders of annotated portraits, taken as clean
-    pairs: tuple[str, ...] = ()  # folders of photos with retouches; instead of drawn blemishes
+    # FFHQR instead of drawn blemishes; both folders as `read_ffhqr` wants them:
+    ffhq: str = ""
+    retouched: str = ""
     size: int = 1024  # side of the aligned square
     min_native_face_px: float = 0.0
     amount: float = 1.0  # of drawn blemishes
@@ -163,6 +168,11 @@ class StyleRetoucherTask:
             self.distance = lpips_network(loss.lpips_trunk, loss.lpips_heads)
             self.notes[self.distance.name] = self.distance.record
         self._skin: dict[int, FloatImage] = {}
+        self._pairs: dict[str, RetouchPairs] = {}
+        if bool(data.ffhq) != bool(data.retouched):
+            raise RecipeError("[data] ffhq and retouched belong together: name both, or none")
+        if data.retouched:
+            self.notes["alignment"] = self._retouches("train").alignment
         cv2.setNumThreads(1)
 
     def _prior(self, model: Model) -> StyleGAN2:
@@ -205,20 +215,28 @@ class StyleRetoucherTask:
             data.portraits, split, data.size, min_native_face_px=data.min_native_face_px
         )
 
+    def _retouches(self, split: str) -> RetouchPairs:
+        if split not in self._pairs:
+            data = self.data
+            self._pairs[split] = RetouchPairs(data.ffhq, data.retouched, split, data.size)
+        return self._pairs[split]
+
     def _count(self, split: str) -> int:
-        return len(self._faces(split))
+        return len(self._retouches(split) if self.data.retouched else self._faces(split))
 
     def _pair(
         self, split: str, index: int, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.uint8], FloatImage, FloatImage]:
         """Clean face [S, S, 3], blemished less clean in 0..1 units, and where it is blemished."""
+        if self.data.retouched:
+            photo, clean = self._retouches(split)[index]
+            residual = photo.astype(np.float32) / 255 - clean.astype(np.float32) / 255
+            return clean, residual, (np.abs(residual).max(axis=2) > RETOUCHED).astype(np.float32)
         face = self._faces(split)[index]
-        key = id(face)
-        if key not in self._skin:
-            self._skin[key] = blemish_skin(face.image, face.landmarks)
-        drawn = add_blemishes(
-            face.image, face.landmarks, rng, amount=self.data.amount, skin=self._skin[key]
-        )
+        if id(face) not in self._skin:
+            self._skin[id(face)] = blemish_skin(face.image, face.landmarks)
+        skin = self._skin[id(face)]
+        drawn = add_blemishes(face.image, face.landmarks, rng, amount=self.data.amount, skin=skin)
         return face.image, drawn.residual, drawn.mask
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
