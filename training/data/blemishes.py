@@ -659,12 +659,12 @@ def _scars(face: _Face, rng: np.random.Generator) -> list[tuple[FloatArray, Poin
         along = np.array([np.cos(angle), np.sin(angle)])
         normal = np.array([-along[1], along[0]])
         line = middle + length * (t * along + bend * (4 * t * t - 1) * normal)
-        line = line + 0.008 * face.unit * rng.standard_normal((9, 1)) * normal
+        line = line + 0.004 * face.unit * rng.standard_normal((9, 1)) * normal
         fresh = rng.random() < 0.45
         look = np.array(
             [
                 face.unit * rng.uniform(0.007, 0.016),
-                0.0 if fresh else rng.uniform(0.2, 0.42),
+                0.0 if fresh else rng.uniform(0.15, 0.34),
                 rng.uniform(0.3, 0.7) if fresh else 0.0,
                 rng.uniform(-0.35, 0.35),
             ]

@@ -46,6 +46,8 @@ FloatArray = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
 
 _STEEPEST = 0.7
+_NODES = 32  # side of the grid on which splines are evaluated: 8 px at 256
+_FINE = 4 * _NODES  # side of the grid on which flows are inverted
 _ITERATIONS = 12  # 0.7 ** 12: 1 % of the first error where the flow is steepest, far less elsewhere
 
 
@@ -253,18 +255,20 @@ def _distinct(points: Points, nearest: float) -> npt.NDArray[np.intp]:
     return np.nonzero(kept)[0]
 
 
-def _spline_flow(spline: ThinPlateSpline, size: int) -> FloatArray:
-    """The flow of a spline on the square, [S, S, 2], scaled down where Note [Flow ...] asks for it.
+def _spline_flow(spline: ThinPlateSpline, size: int) -> tuple[FloatArray, FloatArray]:
+    """The flow of a spline on the square, scaled down where Note [Flow of a ...] asks for it.
 
-    The spline is evaluated on a grid of 8 px at 256 and read from it bicubically.
+    The spline is evaluated on `_NODES` by `_NODES` nodes and read between them bicubically.
+
+    Returns:
+        [S, S, 2], and the same reduced to [_FINE, _FINE, 2], both in pixels of the square.
     """
-    nodes = 32
-    where = (np.arange(nodes) + 0.5) * (size / nodes) - 0.5
+    where = (np.arange(_NODES) + 0.5) * (size / _NODES) - 0.5
     grid = np.stack(np.meshgrid(where, where), axis=-1)  # [n, n, 2]: x, y
     coarse = (spline(grid) - grid).astype(np.float32)
-    # Slopes between the nodes count too: four samples each way.
-    fine = np.asarray(cv2.resize(coarse, (4 * nodes, 4 * nodes), interpolation=cv2.INTER_CUBIC))
-    step = np.float32(size / (4 * nodes))
+    # Slopes between the nodes count too.
+    fine = np.asarray(cv2.resize(coarse, (_FINE, _FINE), interpolation=cv2.INTER_CUBIC))
+    step = np.float32(size / _FINE)
     dx = (fine[:-1, 1:] - fine[:-1, :-1]) / step
     dy = (fine[1:, :-1] - fine[:-1, :-1]) / step
     # Largest singular value of the matrices with columns dx and dy.
@@ -272,9 +276,9 @@ def _spline_flow(spline: ThinPlateSpline, size: int) -> FloatArray:
     determinant = dx[..., 0] * dy[..., 1] - dx[..., 1] * dy[..., 0]
     root = np.sqrt(np.maximum(total * total - 4 * determinant * determinant, 0))
     steepest = float(np.sqrt((total + root).max() / 2))
-    coarse *= np.float32(min(1.0, _STEEPEST / max(steepest, 1e-9)))
-    flow = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(flow, dtype=np.float32)
+    share = np.float32(min(1.0, _STEEPEST / max(steepest, 1e-9)))
+    flow = cv2.resize(share * coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(flow, dtype=np.float32), np.asarray(share * fine, dtype=np.float32)
 
 
 def _read(flow: FloatArray, points: Points) -> Points:
@@ -284,28 +288,21 @@ def _read(flow: FloatArray, points: Points) -> Points:
     return np.asarray(found[0], dtype=np.float64)
 
 
-def _inverse(flow: FloatArray) -> FloatArray:
-    """Offsets e with (q + e(q)) + flow(q + e(q)) = q; at half the size, read bilinearly."""
-    size = flow.shape[0]
-    half = max(8, size // 2)
-    field = np.asarray(
-        cv2.resize(flow, (half, half), interpolation=cv2.INTER_AREA), dtype=np.float32
-    ) * np.float32(half / size)
-    y, x = np.mgrid[:half, :half].astype(np.float32)
+def _inverse(fine: FloatArray, size: int) -> FloatArray:
+    """Offsets e [S, S, 2] with e(q) + flow(q + e(q)) = 0: where the guide's pixels come from.
+
+    Args:
+        fine: [_FINE, _FINE, 2], the flow on its smaller grid, read bilinearly.
+    """
+    field = fine * np.float32(_FINE / size)
+    y, x = np.mgrid[:_FINE, :_FINE].astype(np.float32)
     offset = -field
     for _ in range(_ITERATIONS):
-        offset = -np.asarray(
-            cv2.remap(
-                field,
-                x + offset[..., 0],
-                y + offset[..., 1],
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            ),
-            dtype=np.float32,
-        )
-    scaled = cv2.resize(offset, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(scaled, dtype=np.float32) * np.float32(size / half)
+        at_x, at_y = x + offset[..., 0], y + offset[..., 1]
+        there = cv2.remap(field, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        offset = -np.asarray(there, dtype=np.float32)
+    offset = offset * np.float32(size / _FINE)
+    return np.asarray(cv2.resize(offset, (size, size), interpolation=cv2.INTER_CUBIC))
 
 
 def relight(image: Picture, rng: np.random.Generator, *, strength: float = 1.0) -> Picture:
@@ -373,9 +370,9 @@ def synthetic_guide(
     source, target = source[inside], target[inside]
     kept = _distinct(source, 0.012 * size)
     spline = ThinPlateSpline(source[kept], target[kept], smoothing=1e-4)
-    flow = _spline_flow(spline, size)
+    flow, fine = _spline_flow(spline, size)
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    back = _inverse(flow)
+    back = _inverse(fine, size)
     painted = cv2.remap(
         image,
         x + back[..., 0],
