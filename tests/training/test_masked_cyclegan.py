@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from revisage.errors import RecipeError
+from revisage.training.data.portraits import read_portraits
 from revisage.training.loop import fit
 from revisage.training.losses.gan import ADVERSARIAL, wasserstein_penalty
 from revisage.training.models.critics import (
@@ -306,6 +308,46 @@ def test_no_pair_is_ever_shown(portraits_folder: Path) -> None:
     assert bool((covered > 0.01).all())
     again = task.sample(np.random.default_rng(3), 8)
     assert all(torch.equal(batch[name], again[name]) for name in batch)
+
+
+def test_masked_face_net_in_place_of_drawn_masks(portraits_folder: Path, tmp_path: Path) -> None:
+    entries: dict[str, Any] = {}
+    for number, portrait in zip(
+        (2, 5, 60007, 60008), read_portraits(portraits_folder), strict=False
+    ):
+        file = f"images1024x1024/{number // 1000 * 1000:05d}/{number:05d}.png"
+        clean = portrait.image()
+        worn = clean.copy()
+        left, top = portrait.landmarks[2:15].min(0).astype(int)
+        right, bottom = portrait.landmarks[2:15].max(0).astype(int)
+        worn[top:bottom, left:right] = (40, 220, 250)
+        masked = f"CMFD/{number // 1000 * 1000:05d}/{number:05d}_Mask.jpg"
+        for place, image in ((file, clean), (masked, worn)):
+            if place == masked and number == 5:
+                continue  # a face without a masked picture
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / place), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        entries[str(number)] = {
+            "category": "training" if number < 60000 else "validation",
+            "image": {"file_path": file, "face_landmarks": portrait.landmarks.tolist()},
+        }
+    (tmp_path / "ffhq-dataset-v2.json").write_text(json.dumps(entries), encoding="utf-8")
+    made = recipe("unmask_paper", tmp_path)
+    made["data"].update({"masked_faces": str(tmp_path), "size": 64})
+    task = unmask.build(made)
+    batch = task.sample(np.random.default_rng(1), 4)
+    assert not bool((batch["bare"] == batch["truth"]).flatten(1).all(1).any())
+    covered = batch["coverage"].expand(-1, 3, -1, -1) > 0
+    assert 0.1 < float(covered.float().mean()) < 0.7
+    colour = batch["masked"].permute(0, 2, 3, 1)[covered[:, 0]].median(0).values
+    expected = torch.tensor([40.0, 220.0, 250.0]) / 127.5 - 1
+    torch.testing.assert_close(colour, expected, atol=0.05, rtol=0)
+    assert float((batch["masked"] - batch["truth"])[~covered].abs().mean()) < 0.03
+    figures = task.validate({"unmask": task.networks["unmask"].eval()}, tmp_path, 0)
+    assert figures["masked_psnr"] < figures["masked_picture_psnr"]
+    made["data"]["portraits"] = (str(tmp_path), str(tmp_path))
+    with pytest.raises(RecipeError, match="one folder in portraits"):
+        unmask.build(made)
 
 
 def test_paired_losses_use_the_truth(portraits_folder: Path) -> None:

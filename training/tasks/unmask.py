@@ -26,6 +26,7 @@ from torch.nn import functional
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
 from revisage.training.data.mask_templates import MaskTemplates
+from revisage.training.data.masked_faces import MaskedFaces
 from revisage.training.data.picture_tensors import signed_pictures, unit_range
 from revisage.training.data.worn_masks import wear_mask
 from revisage.training.loop import Turn
@@ -55,7 +56,7 @@ TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 2e-3},
     "optimiser": {
         "generator": {"learning_rate": 2e-3, "warmup_steps": 0},
-        "critic": {"learning_rate": 1e-3, "warmup_steps": 0},
+        "critic": {"learning_rate": 4e-3, "warmup_steps": 0},
     },
     "model": {"width": 4, "blocks": 1, "critic_width": 4, "critic_depth": 3},
     "data": {"size": 32, "held_out": 2},
@@ -64,8 +65,8 @@ TINY: dict[str, dict[str, Any]] = {
 SMALL: dict[str, dict[str, Any]] = {
     "run": {"steps": 300, "batch": 4, "warmup_steps": 20, "validate_every": 300},
     "optimiser": {
-        "generator": {"learning_rate": 1e-3, "warmup_steps": 20},
-        "critic": {"learning_rate": 1e-3, "warmup_steps": 20},
+        "generator": {"learning_rate": 5e-4, "warmup_steps": 20},
+        "critic": {"learning_rate": 2e-3, "warmup_steps": 20},
     },
     "model": {"width": 12, "blocks": 3, "critic_width": 16, "critic_depth": 4},
     "data": {"size": 64, "held_out": 16},
@@ -87,7 +88,8 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    portraits: tuple[str, ...]  # folders of annotated portraits
+    portraits: tuple[str, ...]  # folders of annotated portraits, or FFHQ
+    masked_faces: str = ""  # folder of MaskedFace-Net, in place of drawn masks; `portraits` = FFHQ
     size: int = 256  # side of the aligned square
     min_native_face_px: float = 0.0
     masks: tuple[str, ...] = ()  # kinds of `wear_mask`; empty for its own mixture
@@ -134,6 +136,14 @@ class UnmaskTask:
         )
         self.notes: dict[str, str] = {}
         self.templates = MaskTemplates(data.templates) if data.templates else None
+        self.faces: dict[str, Sequence[AlignedFace]] = {}  # by split
+        self.photographed: dict[str, MaskedFaces] = {}  # by split
+        if data.masked_faces:
+            if len(data.portraits) != 1:
+                raise RecipeError("[data] masked_faces needs one folder in portraits: its FFHQ")
+            for split in ("train", "val"):
+                pictures = MaskedFaces(data.masked_faces, data.portraits[0], split)
+                self.photographed[split] = pictures
         self.perceptual = None
         if loss.perceptual > 0:
             self.perceptual = perceptual_network(loss.perceptual_network, loss.perceptual_weights)
@@ -144,6 +154,8 @@ class UnmaskTask:
 
     def _faces(self, split: str) -> Sequence[AlignedFace]:
         """Faces of a split that wear no mask in the photo."""
+        if split in self.faces:
+            return self.faces[split]
         data = self.data
         faces = aligned_faces(
             data.portraits, split, data.size, min_native_face_px=data.min_native_face_px
@@ -151,14 +163,24 @@ class UnmaskTask:
         bare = [face for face in faces if not face.extra.get("face_mask", False)]
         if not bare:
             raise RecipeError(f"[data] portraits: no bare face in split {split!r}")
+        self.faces[split] = bare
         return bare
 
+    def _maskable(self, split: str) -> Sequence[AlignedFace]:
+        """Faces that can be shown with a mask: all, unless masks come from a data set."""
+        faces = self._faces(split)
+        if split not in self.photographed:
+            return faces
+        return [face for face in faces if face in self.photographed[split]]
+
     def _masked(
-        self, face: AlignedFace, rng: np.random.Generator, kind: str | None = None
+        self, face: AlignedFace, split: str, rng: np.random.Generator
     ) -> tuple[Image, npt.NDArray[np.float32]]:
-        """[S, S, 3] with a mask drawn on, and its coverage [S, S]."""
-        if kind is None and self.data.masks:
-            kind = str(rng.choice(self.data.masks))
+        """[S, S, 3] with a mask on, and its coverage [S, S]."""
+        if split in self.photographed:
+            found = self.photographed[split].wear(face, rng)
+            return found.image, found.mask
+        kind = str(rng.choice(self.data.masks)) if self.data.masks else None
         worn = wear_mask(face.image, face.landmarks, rng, kind=kind, templates=self.templates)
         return worn.image, worn.mask
 
@@ -168,14 +190,12 @@ class UnmaskTask:
         Pictures are [N, 3, S, S] in [-1, 1], the coverage is [N, 1, S, S] in [0, 1]. Each picture
         is mirrored in half of all cases.
         """
-        faces = self._faces("train")
+        faces, maskable = self._faces("train"), self._maskable("train")
         rows: list[tuple[Image, Image, Image, npt.NDArray[np.float32]]] = []
         for _ in range(size):
-            index = int(rng.integers(len(faces)))
-            # Any other than `index`; where there is one face only, there is no choice.
-            other = (index + int(rng.integers(1, max(2, len(faces))))) % len(faces)
-            masked, coverage = self._masked(faces[index], rng)
-            truth, bare = faces[index].image, faces[other].image
+            face = maskable[int(rng.integers(len(maskable)))]
+            masked, coverage = self._masked(face, "train", rng)
+            truth, bare = face.image, _somebody_else(faces, face, rng).image
             if rng.random() < 0.5:
                 masked, truth, coverage = masked[:, ::-1], truth[:, ::-1], coverage[:, ::-1]
             if rng.random() < 0.5:
@@ -290,8 +310,8 @@ class UnmaskTask:
         """`masked`, `truth` [1, 3, S, S] in [-1, 1] and `coverage`, the same every time."""
         rng = np.random.default_rng(2718)
         rows = []
-        for face in self._faces("val")[:count]:
-            masked, coverage = self._masked(face, rng)
+        for face in self._maskable("val")[:count]:
+            masked, coverage = self._masked(face, "val", rng)
             cover = torch.from_numpy(coverage.astype(np.float32))[None, None]
             rows.append((signed_pictures([masked]), signed_pictures([face.image]), cover))
         return rows
@@ -300,9 +320,9 @@ class UnmaskTask:
         """Held-out faces against the truth beneath their masks.
 
         `psnr`, `l1` and `l2` are of the pixels that the mask covers, `picture_psnr` and
-        `picture_l1` of all; `ssim` and `ms_ssim` look at the whole picture. `masked_psnr` is that
-        of the input itself, under the mask: what doing nothing would get. `iou` compares the soft
-        mask, at 0.5, with the drawn one, for heads that have one.
+        `picture_l1` of all; `ssim` and `ms_ssim` look at the whole picture. The same with the
+        prefix `masked_` is of the input itself: what doing nothing would get. `iou` compares the
+        soft mask, at 0.5, with the drawn one, for heads that have one.
         """
         network = networks[self.product]
         device = next(network.parameters()).device
@@ -314,10 +334,9 @@ class UnmaskTask:
             found, true, cover = unit_range(made.image).cpu(), unit_range(truth), coverage > 0.5
             if not bool(cover.any()):  # a mask outside the square
                 continue
-            figures = image_figures(found, true, cover)
-            whole = image_figures(found, true)
-            figures["picture_psnr"], figures["picture_l1"] = whole["psnr"], whole["l1"]
-            figures["masked_psnr"] = image_figures(unit_range(masked), true, cover)["psnr"]
+            figures = _figures(found, true, cover)
+            for name, value in _figures(unit_range(masked), true, cover).items():
+                figures[f"masked_{name}"] = value
             if self.model.head in {"mask", "binary_mask"}:
                 overlap.add(made.mask[0, 0].cpu().numpy() > 0.5, cover[0, 0].numpy())
             for name, value in figures.items():
@@ -368,6 +387,28 @@ def _networks(model: Model, size: int) -> dict[str, nn.Module]:
         "mask": generator(),
         "critic_bare": critic(),
         "critic_masked": critic(),
+    }
+
+
+def _somebody_else(
+    faces: Sequence[AlignedFace], face: AlignedFace, rng: np.random.Generator
+) -> AlignedFace:
+    """A face of another person; of anybody where there is only one."""
+    start = int(rng.integers(len(faces)))
+    for step in range(len(faces)):
+        other = faces[(start + step) % len(faces)]
+        if other.identity != face.identity:
+            return other
+    return faces[start]
+
+
+def _figures(found: Tensor, true: Tensor, cover: Tensor) -> dict[str, float]:
+    """Under the mask, and with the prefix `picture_` over all pixels."""
+    whole = image_figures(found, true)
+    return {
+        **image_figures(found, true, cover),
+        "picture_psnr": whole["psnr"],
+        "picture_l1": whole["l1"],
     }
 
 
