@@ -70,7 +70,7 @@ def test_warpnet_fixtures() -> None:
     [
         WarpNet(ngf=2, levels=3),
         WarpNet(ngf=3, levels=5),
-        PyramidWarpNet(ngf=4),
+        PyramidWarpNet(ngf=7),
         PyramidWarpNet(ngf=8, norm="instance"),
     ],
 )

@@ -146,7 +146,7 @@ class PyramidWarpNet(nn.Module):
     The published weights take RGB in [-1, 1]; sides are multiples of 64. The warp uses the first.
 
     Args:
-        ngf: channels at full size, a multiple of 4; 32 in the published code.
+        ngf: channels at full size, 4 or more; 32 in the published code.
         norm: "batch" (published) or "instance".
     """
 
@@ -154,8 +154,8 @@ class PyramidWarpNet(nn.Module):
 
     def __init__(self, ngf: int = 32, norm: str = "batch") -> None:
         super().__init__()
-        if ngf < 4 or ngf % 4:
-            raise ValueError(f"ngf must be a multiple of 4, not {ngf}")
+        if ngf < 4:
+            raise ValueError(f"ngf must be at least 4, not {ngf}")
         n = ngf
         self.conv0 = _conv(6, n, norm)  # full size
         self.conv1, self.conv1_1 = _conv(n, n, norm, 2), _conv(n, 2 * n, norm)  # 1/2
