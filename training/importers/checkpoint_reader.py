@@ -416,9 +416,9 @@ def _read_legacy(path: Path) -> Any:
 
     sizes: dict[str, int] = {}
     with path.open("rb") as file:
-        first = [argument for _, argument, _ in itertools.islice(pickletools.genops(file), 3)]
+        opening = [argument for _, argument, _ in itertools.islice(pickletools.genops(file), 3)]
         file.seek(0)
-        if _LEGACY_MAGIC not in first or _unpickle(file, no_storage) != _LEGACY_MAGIC:
+        if _LEGACY_MAGIC not in opening or _unpickle(file, no_storage) != _LEGACY_MAGIC:
             raise CheckpointError(
                 "not a checkpoint: a pickle that torch did not write. If it holds module objects, "
                 "as the published files of stylegan2-ada-pytorch do, reading it would run what is "

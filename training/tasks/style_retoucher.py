@@ -230,8 +230,9 @@ class StyleRetoucherTask:
         """Clean face [S, S, 3], blemished less clean in 0..1 units, and where it is blemished."""
         if self.data.retouched:
             photo, clean = self._retouches(split)[index]
-            residual = photo.astype(np.float32) / 255 - clean.astype(np.float32) / 255
-            return clean, residual, (np.abs(residual).max(axis=2) > RETOUCHED).astype(np.float32)
+            change = (photo.astype(np.float32) - clean.astype(np.float32)) / np.float32(255)
+            where: FloatImage = (np.abs(change).max(axis=2) > RETOUCHED).astype(np.float32)
+            return clean, np.asarray(change, dtype=np.float32), where
         face = self._faces(split)[index]
         if id(face) not in self._skin:
             self._skin[id(face)] = blemish_skin(face.image, face.landmarks)
