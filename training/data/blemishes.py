@@ -165,7 +165,7 @@ def blemish_skin(image: Picture, landmarks: npt.ArrayLike) -> FloatArray:
     # The blurred half outside of the skin is taken away: the edge lies inside.
     weight = np.clip(2 * np.asarray(weight) - 1, 0, 1).astype(np.float32)
     if side < size:
-        weight = cv2.resize(weight, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        weight = cv2.resize(weight, (size, size), interpolation=cv2.INTER_LINEAR)
     full = _barred(_Face.of(landmarks), size)
     weight[full > 0] = 0
     return np.asarray(weight, dtype=np.float32)
@@ -643,7 +643,8 @@ def _shine(face: _Face, side: int, rng: np.random.Generator) -> FloatArray:
         size = unit * np.array(axes) * np.exp(rng.normal(0, 0.25, 2))
         if there:
             field += np.float32(strength) * _patch(side, place, size, face.across, down, 0.9)
-    return bright * field * np.clip(1 + 0.4 * _noise(side, 12, rng), 0.2, 1.8)
+    field *= bright * np.clip(1 + 0.4 * _noise(side, 12, rng), 0.2, 1.8)
+    return field
 
 
 def _scars(face: _Face, rng: np.random.Generator) -> list[tuple[FloatArray, Points]]:
@@ -806,7 +807,7 @@ def add_blemishes(
     mask = np.zeros((size, size), np.float32)
     if amount > 0:
         _compose(
-            np.ascontiguousarray(image),
+            np.array(image),  # one specialisation, whether the picture may be written or not
             skin,
             melanin,
             blood,

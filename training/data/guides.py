@@ -328,9 +328,10 @@ def relight(image: Picture, rng: np.random.Generator, *, strength: float = 1.0) 
     knots += slope * (np.cos(angle) * ramp[None] + np.sin(angle) * ramp[:, None])
     small = np.exp(strength * knots).astype(np.float32)
     gain = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-    lit = cv2.LUT(image, table[:, None, :])  # float32
-    lit = np.asarray(lit, dtype=np.float32) * np.asarray(gain, dtype=np.float32)[..., None]
-    return np.asarray(np.clip(np.rint(lit), 0, 255), dtype=np.uint8)
+    lit: FloatArray = np.array(cv2.LUT(image, table[:, None, :]), dtype=np.float32)
+    lit *= np.asarray(gain, dtype=np.float32)[..., None]
+    np.clip(np.rint(lit, out=lit), 0, 255, out=lit)
+    return lit.astype(np.uint8)
 
 
 def synthetic_guide(
