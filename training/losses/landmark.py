@@ -1,9 +1,10 @@
 """Losses that tell a warp where the landmarks of the face have to come from.
 
-Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV), section 3.3,
-equation 8 (the flow has to carry every landmark of the guide to that of the face); pixels and
-normaliser as in the authors' code (csxmli2016/GFRNet_WarpNet). The symmetry loss is from the
-authors' later code. Grids are those of Note [Sampling grids] in `models/gfrnet_warpnet.py`.
+Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV), the
+landmark loss of its objective: the field has to carry every landmark of the guide to that of the
+face. Pixels and normaliser are those of the authors' code (csxmli2016/GFRNet_WarpNet), and so is
+the symmetry loss (later version). Grids are those of Note [Sampling grids] in
+`models/gfrnet_warpnet.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Total variation of a sampling grid: neighbours should be sent to neighbours.
 
-Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV), section 3.3;
-normalisers as in the authors' code (csxmli2016/GFRNet_WarpNet).
+Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV), the
+regulariser of its objective; normalisers as in the authors' code (csxmli2016/GFRNet_WarpNet).
 """
 
 from __future__ import annotations

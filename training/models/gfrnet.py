@@ -1,8 +1,8 @@
 """GFRNet: a degraded face rebuilt with the help of another photo of the same person.
 
-Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV), sections 3.1
-and 3.2. The authors published WarpNet (`gfrnet_warpnet.py`), but RecNet and the discriminators only
-as a binary of another framework; their layers here follow the independent re-implementation
+Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV). The
+authors published WarpNet (`gfrnet_warpnet.py`), but RecNet and the discriminators only as a binary
+of another framework; their layers here follow the independent re-implementation
 sonack/GFRNet_pytorch_new, whose WarpNet agrees with the authors' own.
 
 Note [Variants of the ablation]

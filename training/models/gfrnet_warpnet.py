@@ -1,6 +1,6 @@
 """WarpNet: from a degraded face and a guide to the field that lays the guide over the face.
 
-Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV), section 3.1.
+Source: Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV).
 Layers as in the authors' PyTorch code (csxmli2016/GFRNet_WarpNet): `WarpNet` is its first version,
 which the authors present as the paper's, `PyramidWarpNet` the later one in the manner of
 FlowNet2-SD (Ilg et al. 2017). Attribute names give the state-dict keys; the code is our own.

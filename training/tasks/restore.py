@@ -1,6 +1,6 @@
 """Training of GFRNet end to end: a degraded face and a guide -> the face, sharp.
 
-Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV), section 3.3:
+Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration" (ECCV):
 reconstruction (mean squared error and VGG-Face features), two adversarial losses (whole picture,
 face box), and the landmark loss and total variation of the field. Players' losses are binary cross
 entropy with noisy labels for the critics, as the re-implementation has them.
@@ -108,7 +108,8 @@ class Data:
 class Loss:
     mse: float = 100.0
     vgg_face: str = ""  # file of the published VGG-Face weights; without it the stand-in is used
-    perceptual: float = 0.001  # of VGG-Face, whose pictures are 0..255
+    # Of VGG-Face, whose pictures are 0..255: relu3_3 and relu4_3 (re-implementation: one of both).
+    perceptual: float = 0.001
     stand_in: float = 0.1  # of the stand-in, whose pictures are 0..1
     adversarial_global: float = 1.0
     adversarial_local: float = 0.5

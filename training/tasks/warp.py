@@ -1,9 +1,9 @@
 """Training of WarpNet by itself: from a degraded face and a guide to the field between them.
 
-GFRNet (Li et al. 2018, section 3.3) first trains WarpNet with the landmark loss and total
-variation, since nobody knows the field between two photos; section 4 then goes on end to end
-(`tasks/restore.py`). Guides made from the face itself come with their field: `loss.flow` can learn
-from it, which the paper does not.
+GFRNet (Li et al. 2018, "Learning Warped Guidance for Blind Face Restoration") first trains WarpNet
+with the landmark loss and total variation, since nobody knows the field between two photos, and
+then goes on end to end (`tasks/restore.py`). Guides made from the face itself come with their
+field: `loss.flow` can learn from it, which the paper does not.
 """
 
 from __future__ import annotations
