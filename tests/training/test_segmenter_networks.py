@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from revisage.errors import CheckpointError, RecipeError
+from revisage.training.data.labelled_wrinkles import LabelledWrinkles
 from revisage.training.models.resnext import ResNeXt50
 from revisage.training.models.unetpp import UNetPlusPlus
 from revisage.training.recipe import overridden, read_recipe, recipe_path
@@ -101,3 +103,53 @@ def test_wrong_options_say_what_is_known(portraits_folder: Path) -> None:
         tiny(portraits_folder, network="segformer")
     with pytest.raises(RecipeError, match="download"):
         tiny(portraits_folder, network="unetpp", encoder_weights="nowhere.pth")
+
+
+def labelled_folder(folder: Path, count: int = 11) -> Path:
+    """Faces of even colour with one dark line each, in the layout of FFHQ-Wrinkle."""
+    for name in ("images1024x1024/00000", "manual_wrinkle_masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(count):
+        mask = np.zeros((128, 128), np.uint8)
+        cv2.line(mask, (20, 20 + 6 * index), (108, 30 + 6 * index), 255, 4)
+        image = np.where(mask[..., None] > 0, np.uint8(90), np.uint8(190)) + np.zeros(3, np.uint8)
+        cv2.imwrite(str(folder / "images1024x1024" / "00000" / f"{index:05d}.png"), image)
+        cv2.imwrite(str(folder / "manual_wrinkle_masks" / f"{index:05d}.png"), mask)
+    return folder
+
+
+def test_labelled_faces_replace_the_synthesis(tmp_path: Path) -> None:
+    folder = labelled_folder(tmp_path / "ffhq_wrinkle")
+    recipe = overridden(read_recipe(recipe_path("wrinkle_segmenter_paper")), TINY)
+    data = {"portraits": [], "labelled": [str(folder)], "baselines": True}
+    task = build(overridden(recipe, {"data": data}))
+    assert len(task.labelled.records) == 9
+    assert len(task.labelled_held_out.records) == 2
+    batch = task.sample(np.random.default_rng(2), 3)
+    again = task.sample(np.random.default_rng(2), 3)
+    assert all(torch.equal(batch[key], again[key]) for key in batch)
+    assert batch["image"].shape == (3, 64, 64, 3)
+    marked = batch["target"][:, 0].bool()
+    assert marked.any()
+    # The line is dark in the picture wherever the mask says so, whatever the warp.
+    assert batch["image"][marked].float().mean() < 130 < batch["image"][~marked].float().mean()
+
+    class Threshold(torch.nn.Module):
+        """Finds what is dark in a picture that ImageNet's mean and deviation shifted."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return -image.mean(dim=1, keepdim=True) + 0.35
+
+    figures = task.validate({"segmenter": Threshold()}, tmp_path, 0)
+    assert set(figures) >= {"iou", "precision", "recall", "f1", "gabor_iou", "gabor_f1"}
+    assert figures["iou"] > 0.7
+    assert task.pictures({"segmenter": Threshold()})["segmenter"].shape == (1024, 1024, 3)
+
+
+def test_other_layouts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="masks"):
+        LabelledWrinkles([tmp_path], "train")

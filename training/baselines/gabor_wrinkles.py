@@ -188,7 +188,7 @@ def _skin_of(image: Picture, landmarks: npt.NDArray[np.float64] | None) -> Mask:
 def _unit(image: Picture, landmarks: npt.NDArray[np.float64] | None) -> float:
     """Size of the face over that of `Settings`; without landmarks the picture is all face."""
     if landmarks is None:
-        return min(image.shape[:2]) / 512
+        return float(min(image.shape[:2])) / 512
     eyes = landmarks[42:48].mean(axis=0) - landmarks[36:42].mean(axis=0)
     return max(0.2, float(np.hypot(*eyes)) / EYE_DISTANCE)
 
@@ -264,12 +264,11 @@ def detect_wrinkles(
 
 def _long_enough(mask: Mask, length: float) -> Mask:
     """Drop connected parts whose box has a shorter diagonal."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     extent = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     keep = extent >= length
-    keep[0] = False
-    assert count == len(keep)
-    return keep[labels].astype(np.uint8)
+    keep[0] = False  # what is not in the mask
+    return np.asarray(keep[labels], dtype=np.uint8)
 
 
 def remove_wrinkles(

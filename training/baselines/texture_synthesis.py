@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
 
-def smooth_fill(image: npt.NDArray[np.floating], hole: Mask, reach: float) -> FloatArray:
+def smooth_fill(image: npt.NDArray[np.generic], hole: Mask, reach: float) -> FloatArray:
     """The slow part of a picture, with holes bridged (normalised convolution).
 
     Args:

@@ -37,8 +37,11 @@ class _ImagePooling(nn.Sequential):
         super().__init__(nn.AdaptiveAvgPool2d(1), *_convolution(inside, outside))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        out = features
+        for layer in self:
+            out = layer(out)
         # One pixel enlarged by any interpolation is that pixel everywhere.
-        return super().forward(features).expand(-1, -1, *features.shape[-2:])
+        return out.expand(-1, -1, *features.shape[-2:])
 
 
 class _PyramidPooling(nn.Module):

@@ -20,9 +20,12 @@ from torch.nn import functional
 
 from revisage.errors import RecipeError
 from revisage.training.baselines.gabor_wrinkles import detect_wrinkles
+from revisage.training.data.labelled_wrinkles import LabelledWrinkles
 from revisage.training.data.ridges import IGNORE
 from revisage.training.data.wrinkle_crops import AlignedFace, WrinklePool
 from revisage.training.data.wrinkles import draw_wrinkles
+from revisage.training.importers import from_checkpoint
+from revisage.training.importers.checkpoint_reader import read_checkpoint
 from revisage.training.loop import Turn
 from revisage.training.losses.dice import dice_loss
 from revisage.training.losses.perceptual import (
@@ -38,7 +41,16 @@ from revisage.training.models.unetpp import UNetPlusPlus
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import section
 
-__all__ = ["NETWORKS", "SMALL", "TINY", "SegmenterTask", "build", "segmentation_figures"]
+__all__ = [
+    "NETWORKS",
+    "SMALL",
+    "TINY",
+    "ImageNetInput",
+    "SegmenterTask",
+    "build",
+    "read_segmenter",
+    "segmentation_figures",
+]
 
 NETWORKS = ("compact", "unetpp", "unet", "deeplabv3")
 
@@ -88,7 +100,8 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    portraits: tuple[str, ...]  # folders of annotated portraits
+    portraits: tuple[str, ...]  # folders of annotated portraits, on which wrinkles are drawn
+    labelled: tuple[str, ...] = ()  # folders as FFHQ-Wrinkle's; with any, nothing else is used
     crop: int = 256  # side of the training crops, pixels of the 512 px square
     smallest_face: float = 220.0  # native face width; smaller faces show no wrinkles
     cache: str = ""  # folder that keeps aligned faces and teacher labels; empty for none
@@ -107,7 +120,7 @@ def as_image(image: torch.Tensor) -> torch.Tensor:
     return image.permute(0, 3, 1, 2).float() / 255
 
 
-class _ImageNetInput(nn.Module):
+class ImageNetInput(nn.Module):
     """A network behind ImageNet's normalisation: [N, 3, H, W] in [0, 1] -> its logits."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -121,6 +134,30 @@ class _ImageNetInput(nn.Module):
 
 
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_DEVIATION)
+
+
+def read_segmenter(path: str | Path) -> nn.Module:
+    """A trained segmenter of any of the networks: [N, 3, H, W] in [0, 1] -> logits, eval mode.
+
+    Args:
+        path: weights.safetensors of this task (of the compact network: in its shipped size), or a
+            checkpoint of segmentation_models.pytorch.
+
+    Raises:
+        RecipeError: it is not a file.
+        CheckpointError: it holds another network.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise RecipeError(f"{place} is not a file: name the weights of a trained wrinkle segmenter")
+    content = read_checkpoint(place).content
+    if isinstance(content, Mapping) and "stem.0.weight" in content:
+        network = CompactSegmenter()
+        load_published(network, place, "the compact wrinkle segmenter")
+        return network.eval().requires_grad_(False)
+    return ImageNetInput(from_checkpoint(place)).eval()
+
+
 Finder = Callable[[Picture, AlignedFace], npt.NDArray[np.uint8]]
 
 
@@ -248,15 +285,24 @@ class SegmenterTask:
         self.normalised = model.network == "compact"  # by the network itself
         cache = Path(data.cache) if data.cache else None
         smallest = data.smallest_face
-        self.pool = WrinklePool(data.portraits, "train", smallest_face=smallest, cache=cache)
-        self.held_out = WrinklePool(data.portraits, "val", smallest_face=smallest, cache=cache)
+        if data.labelled:
+            self.labelled = LabelledWrinkles(data.labelled, "train")
+            self.labelled_held_out = LabelledWrinkles(data.labelled, "val")
+        else:
+            self.pool = WrinklePool(data.portraits, "train", smallest_face=smallest, cache=cache)
+            self.held_out = WrinklePool(data.portraits, "val", smallest_face=smallest, cache=cache)
 
     def _seen(self, network: nn.Module) -> nn.Module:
         """The network as called with pictures in [0, 1]."""
-        return network if self.normalised else _ImageNetInput(network)
+        return network if self.normalised else ImageNetInput(network)
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         """`image` [N, H, W, 3] uint8, `target` and `known` [N, 1, H, W] uint8."""
+        if self.data.labelled:
+            pairs = [self.labelled.crop(rng, self.data.crop) for _ in range(size)]
+            target = torch.from_numpy(np.stack([mask for _, mask in pairs])[:, None])
+            image = torch.from_numpy(np.stack([picture for picture, _ in pairs]))
+            return {"image": image, "target": target, "known": torch.ones_like(target)}
         crops = self.pool.crops(rng, self.data.crop)
         images, targets, known = zip(*(next(crops) for _ in range(size)), strict=True)
         return {
@@ -278,7 +324,12 @@ class SegmenterTask:
         return total, {"dice": dice.item(), "cross_entropy": entropy.item()}
 
     def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
-        """Figures on the first 24 held-out faces; pictures in `held_out.png`."""
+        """`segmentation_figures` on the first 24 held-out faces; pictures in `held_out.png`.
+
+        With labelled faces: iou, precision, recall and f1 on all that are held out.
+        """
+        if self.data.labelled:
+            return self._labelled_figures(self._seen(networks["segmenter"]))
         faces = self.held_out.faces[:24]
         figures = segmentation_figures(self._seen(networks["segmenter"]), faces, 11, out)
         if self.data.baselines:
@@ -291,12 +342,30 @@ class SegmenterTask:
             figures |= {f"gabor_{name}": value for name, value in self.gabor.items()}
         return figures
 
+    def _labelled_figures(self, network: nn.Module) -> dict[str, float]:
+        ours, baseline = Overlap(), Overlap()
+        for index in range(len(self.labelled_held_out.records)):
+            image, mask = self.labelled_held_out.face(index)
+            ours.add(_found(network, image[None])[0], mask)
+            if self.data.baselines and self.gabor is None:
+                baseline.add(detect_wrinkles(image), mask)
+        if self.data.baselines and self.gabor is None:
+            self.gabor = baseline.figures()
+        return ours.figures() | {f"gabor_{k}": v for k, v in (self.gabor or {}).items()}
+
     def pictures(self, networks: Mapping[str, nn.Module]) -> Mapping[str, Picture]:
         """Wrinkles drawn on held-out faces: found in green, wrongly in red, missed in blue."""
         network, rng = self._seen(networks["segmenter"]), np.random.default_rng(12)
         sheet = []
-        for face in self.held_out.faces[:6]:
-            image, drawn = draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
+        if self.data.labelled:
+            count = min(6, len(self.labelled_held_out.records))
+            pairs = [self.labelled_held_out.face(index) for index in range(count)]
+        else:
+            pairs = [
+                draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
+                for face in self.held_out.faces[:6]
+            ]
+        for image, drawn in pairs:
             found = _found(network, np.stack([image]))[0]
             sheet.append(np.vstack([image, _outlined(image, found, drawn)]))
         return {"segmenter": np.hstack(sheet)}
