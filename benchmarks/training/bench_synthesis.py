@@ -3,8 +3,8 @@
 Each synthesis makes 256 px samples (`--size`) of aligned portraits in three ways: by one background
 thread, as the loop's own prefetch does; by two threads, which overlap where compiled code lets go
 of the interpreter; by two processes. Rounds in which other programs took more than a tenth of the
-cores are measured again, at most `PATIENCE` times as many; a row that never got a quiet machine says
-BUSY. The processor time of a sample is printed beside, because other programs slow it less.
+cores are measured again, at most `PATIENCE` times as many; a row that never got a quiet machine
+says BUSY. The processor time of a sample is printed beside, because other programs slow it less.
 
     python benchmarks/training/bench_synthesis.py --portraits FOLDER [--out FILE.json]
 """

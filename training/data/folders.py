@@ -336,7 +336,7 @@ _PICTURE = re.compile(r".+\.(jpg|jpeg|png)", re.IGNORECASE)
 
 def _identity_folders(folder: Path, pattern: re.Pattern[str]) -> list[tuple[str, Path]]:
     """Pictures in folders named after identities: (identity, path), sorted."""
-    found = []
+    found: list[tuple[str, Path]] = []
     for identity in sorted(folder.iterdir()):
         if identity.is_dir() and pattern.fullmatch(identity.name):
             names = sorted(entry.name for entry in os.scandir(identity))

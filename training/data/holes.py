@@ -2,9 +2,10 @@
 
 Wrinkle-shaped strokes (`stroke_holes`) are dense: a training crop holds as many as fit in the
 wanted share of its area, because only pixels in holes teach the filler anything. The others are the
-holes of the inpainting papers: a centre square (Pathak et al. 2016, "Context Encoders"), a rectangle
-anywhere, brush strokes (Yu et al. 2019, "Free-Form Image Inpainting with Gated Convolution",
-algorithm 1), and chains of random polygons, which cover what a hand, hair or a face mask would.
+holes of the inpainting papers: a centre square (Pathak et al. 2016, "Context Encoders"), a
+rectangle anywhere, brush strokes (Yu et al. 2019, "Free-Form Image Inpainting with Gated
+Convolution", algorithm 1), and chains of random polygons, which cover what a hand, hair or a face
+mask would.
 
 Every hole is a [size, size] uint8 array, 1 = hole, and a function of its generator alone.
 """

@@ -144,7 +144,8 @@ def _dotted(along: float, distance: float, pitch: float, half: float) -> float:
     near = _near(distance, half)
     if near == 0.0:
         return 0.0
-    return near * min(max(np.sin(along * (2 * np.pi / pitch)) * 2 + 0.6, 0.0), 1.0)
+    wave: float = np.sin(along * (2 * np.pi / pitch))
+    return near * min(max(2 * wave + 0.6, 0.0), 1.0)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

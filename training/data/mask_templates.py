@@ -2,9 +2,10 @@
 
 The six anchor points of a template go to six points of the face (Anwar and Raychowdhury 2020,
 "Masked Face Recognition for Secure Authentication", and the code of aqeelanwar/MaskTheFace): the
-middle of the nose ridge, the crossings of the jaw with two lines parallel to the eyes, at the height of the
-nose tip and of the lower lip, and the chin. A homography in the least-squares sense carries the
-picture there. The variant seen from the left or the right is taken beyond 13 degrees of yaw.
+middle of the nose ridge, the crossings of the jaw with two lines parallel to the eyes, at the
+height of the nose tip and of the lower lip, and the chin. A homography in the least-squares sense
+carries the picture there. The variant seen from the left or the right is taken beyond 13 degrees of
+yaw.
 
 Unlike there, the brightness is not scaled to the face under the mask, which would turn a white mask
 grey on dark skin, but to the light that falls on it; the edge is soft, and the photo's blur, grain
@@ -66,7 +67,7 @@ def face_anchors(landmarks: npt.ArrayLike) -> npt.NDArray[np.float32]:
     upper = [_crossing(half, nose) for half in halves]
     lower = [_crossing(half, lip) for half in halves]
     anchors = [upper[0], turned[28], upper[1], lower[0], turned[8], lower[1]]
-    return (np.stack(anchors) @ axes).astype(np.float32)
+    return np.asarray(np.stack(anchors) @ axes, np.float32)
 
 
 def _yaw(camera: Camera) -> float:
@@ -163,7 +164,7 @@ class MaskTemplates:
         # Two samples per pixel each way, averaged, so that edges and prints do not alias.
         fine = np.array([[2.0, 0, 0.5 - 2 * low[0]], [0, 2.0, 0.5 - 2 * low[1]], [0, 0, 1]])
         large = cv2.warpPerspective(template.pixels, fine @ matrix, (2 * width, 2 * height))
-        layer = np.asarray(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA))
+        layer = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
 
         x = (np.arange(low[0], high[0]) - points[30, 0]) / camera.unit
         y = (np.arange(low[1], high[1]) - points[51, 1]) / camera.unit

@@ -143,6 +143,9 @@ def estimate_light(
     eye_luma = max(float(eye @ LUMA), 1e-3)
     # Eye whites, in the shade of the lids, show about 0.4 of a white surface, skin 7 % to 65 %.
     white = float(np.clip(np.sqrt(0.92 * eye_luma / 0.40), level / 0.65, level / 0.07))
+    # Bright clothes or walls tell of more light than eyes in the shade do; half of it is believed.
+    bright = float(np.percentile(small @ LUMA, 95)) / 255
+    white *= float(np.sqrt(np.clip(bright**2.2 / white, 1.0, 2.0)))
     white = float(np.clip(white, 0.18, 1.05))
     tint = np.clip((eye / eye_luma) ** 0.25, 0.9, 1.12)
     tint /= float(tint @ LUMA)

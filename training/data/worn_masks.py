@@ -260,11 +260,11 @@ def _face_region(
     neck = np.concatenate([landmarks[4:13], landmarks[[12, 4]] + [0, 0.9 * camera.unit]])
     for part in (outline, neck):
         cv2.fillPoly(region, [np.rint((part - corner) * 16).astype(np.int32)], 255, cv2.LINE_8, 4)
-    return np.asarray(_blurred(region, max(0.05 * camera.unit, 0.8)), np.float32) / 255
+    return _blurred(np.asarray(region, np.float32) / np.float32(255), max(0.05 * camera.unit, 0.8))
 
 
-def _blurred(image: npt.NDArray[np.generic], sigma: float) -> npt.NDArray[np.generic]:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) if sigma > 0.25 else image
+def _blurred(image: FloatArray, sigma: float) -> FloatArray:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -316,16 +316,15 @@ def lay_over(
     height, width = layer.shape[:2]
     left, top = (int(c) for c in corner)
     # The photo's blur holds the pixel's own, which the drawing has too.
-    layer = np.asarray(
-        _blurred(layer, max(float(np.sqrt(max(light.blur**2 - 0.5**2, 0.0))), 0.4)), np.float32
-    )
+    layer = _blurred(layer, float(np.sqrt(max(light.blur**2 - 0.5**2, 0.4**2))))
     cover = np.ascontiguousarray(layer[..., 3])
     above = np.array([0.0, -0.35])  # where most light comes from
     shift = -0.05 * camera.unit * (light.tilt + above)
     move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
     moved = cv2.warpAffine(cover, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    deep = np.float32(rng.uniform(0.22, 0.40))
     shadow = np.float32(0.30) * _blurred(cover, 0.022 * camera.unit)
-    shadow = shadow + np.float32(rng.uniform(0.22, 0.40)) * _blurred(moved, 0.085 * camera.unit)
+    shadow = shadow + deep * _blurred(np.asarray(moved, np.float32), 0.085 * camera.unit)
     shadow = shadow * _face_region(camera, landmarks, corner, (height, width))
     out = image.copy()
     _mix(

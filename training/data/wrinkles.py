@@ -104,6 +104,26 @@ def _stamp(
             nearest[y, x] = np.inf
 
 
+@numba.njit(cache=True, nogil=True)
+def _multiply(
+    image: npt.NDArray[np.uint8],
+    relief: FloatArray,
+    valley: FloatArray,
+    colour: FloatArray,
+    dither: FloatArray,
+) -> None:
+    """Multiply [H, W, 3] by exp(relief - valley * colour), in place, with a dithered rounding."""
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            if relief[y, x] == 0 and valley[y, x] == 0:
+                continue
+            for c in range(3):
+                gain = np.exp(relief[y, x] - valley[y, x] * colour[c])
+                # Dithered by less than what would change a sample that no wrinkle touches.
+                value = image[y, x, c] * gain + 0.98 * (dither[y, x, c] - 0.5)
+                image[y, x, c] = np.uint8(min(max(np.rint(value), 0.0), 255.0))
+
+
 def fold_shading(
     folds: Sequence[Fold],
     size: int,
@@ -228,8 +248,7 @@ def draw_wrinkles(
     colour = np.array([1 - redness, 1 + 0.5 * redness, 1 + 0.5 * redness], np.float32)
     if rng.random() < 0.1:
         colour[:] = 1.0
-    gain = np.exp(relief[..., None] - valley[..., None] * colour)
-    # Dither the rounding, by less than what would change a sample that no wrinkle touches.
-    dither = rng.random(image.shape, dtype=np.float32) - np.float32(0.5)
-    out = image * gain + np.float32(0.98) * dither
-    return np.clip(np.rint(out), 0, 255).astype(np.uint8), mask.astype(np.uint8)
+    out = image.copy()
+    dither = rng.random(image.shape, dtype=np.float32)
+    _multiply(out, relief, valley, colour, dither)
+    return out, mask.astype(np.uint8)
