@@ -37,7 +37,6 @@ BLOOD = np.array([0.27, 1.00, 1.00], np.float32)
 # all channels about alike.
 _MELANIN_IN_DARK = np.array([0.72, 0.80, 0.86], np.float32)
 
-_VISIBLE = 0.012  # a relative change of less than this is left out, so that the mask is exact
 _FULL = 0.30  # a relative change that counts as wholly blemished
 _MOST = 2.0  # the largest amount
 _PIXELS = 128  # side at which the skin is looked for
@@ -51,7 +50,7 @@ class Blemished:
     residual: [S, S, 3] float32, (image - clean) / 255 of the uint8 pictures: exact, after clipping,
         so that round(255 * (clean / 255 + residual)) is the image.
     mask: [S, S] float32 in 0..1, how much each pixel is blemished: the relative change of its most
-        changed channel, 1 from 30 % on. The image is untouched where it is 0.
+        changed channel, 1 from 30 % on; 0 exactly where the image is untouched.
     """
 
     image: Picture
@@ -320,7 +319,7 @@ def _freckles(face: _Face, dark: float, rng: np.random.Generator, count: int) ->
     spots[:, _RADIUS] = face.unit * _log_uniform(rng, 0.005, 0.016, count)
     spots[:, _MELANIN] = _log_uniform(rng, 0.15, 0.6, count) * rng.uniform(0.6, 1.1)
     spots[:, _EDGE] = rng.uniform(1.6, 2.4, count)
-    spots[:, _WAVES:] *= 1.6
+    spots[:, _WAVES:] *= 1.3
     return spots
 
 
@@ -331,7 +330,7 @@ def _age_spots(face: _Face, dark: float, rng: np.random.Generator, count: int) -
     spots[:, _MELANIN] = _log_uniform(rng, 0.15, 0.52, count)
     spots[:, _BLOOD] = spots[:, _MELANIN] * rng.uniform(0.0, 0.25, count)
     spots[:, _EDGE] = rng.uniform(2.0, 3.4, count)
-    spots[:, _WAVES:] *= 1.7
+    spots[:, _WAVES:] *= 1.25
     spots[:, _STRETCH] *= rng.uniform(1.0, 1.3, count)
     return spots
 
@@ -520,7 +519,6 @@ def _compose(
     melanin_colour: FloatArray,
     blood_colour: FloatArray,
     light_colour: FloatArray,
-    visible: float,
     full: float,
     out: Picture,
     residual: FloatArray,
@@ -556,15 +554,16 @@ def _compose(
                     value1 = after
                 else:
                     value2 = after
-            if change < visible:
-                continue
-            mask[y, x] = min(np.float32(1), change / full)
             out[y, x, 0] = np.uint8(np.rint(value0 * 255))
             out[y, x, 1] = np.uint8(np.rint(value1 * 255))
             out[y, x, 2] = np.uint8(np.rint(value2 * 255))
+            changed = False
             for c in range(3):
                 step = np.float32(out[y, x, c]) - np.float32(image[y, x, c])
                 residual[y, x, c] = step / np.float32(255)
+                changed = changed or step != 0
+            if changed:
+                mask[y, x] = min(np.float32(1), change / full)
 
 
 # --- fields -------------------------------------------------------------------------------------
@@ -816,7 +815,6 @@ def add_blemishes(
             uneven,
             *colours,
             light.colour,
-            _VISIBLE,
             _FULL,
             out,
             residual,
@@ -866,11 +864,11 @@ def lambda_augment(
 
         input = clip(clean + lambda * residual, 0, 1), target = clean
 
-    StyleRetoucher (Su et al. 2023, arXiv 2312.14389) enlarges its training set with the residual
-    between a photo and its retouch, scaled by a lambda. What is published without code leaves its
-    distribution open: here it is even over `LambdaRange`, beyond 1 so that the network meets skin
-    worse than in any pair, and now and then 0 so that it learns to leave clean skin alone. The
-    target is the clean face whatever lambda is; the strength dial belongs to the network.
+    This is the augmentation of StyleRetoucher (Su et al. 2023, arXiv 2312.14389): the residual
+    between a photo and its retouch, scaled by a lambda. No code of it is public; the distribution
+    of lambda here is ours: even over `LambdaRange`, beyond 1 so that the network meets skin worse
+    than in any pair, and now and then 0 so that it learns to leave clean skin alone. The target is
+    the clean face whatever lambda is; the strength dial belongs to the network.
 
     Args:
         clean: [H, W, 3] uint8, or float in 0..1.
