@@ -386,7 +386,7 @@ class StyleGAN2(nn.Module):
 
     @classmethod
     def compact(cls, size: int = 256) -> StyleGAN2:
-        """A quarter of the width, four layers of mapping: about 1.6 million parameters."""
+        """A quarter of the width, four layers of mapping: 1.5 million parameters."""
         return cls(size, style_dim=128, n_mlp=4, channel_multiplier=1, largest_width=128)
 
     def stored_noise(self) -> list[Tensor]:
