@@ -161,7 +161,7 @@ class ResnetGenerator(nn.Module):
 
     @classmethod
     def compact(cls) -> ResnetGenerator:
-        """A sixteenth of the multiply-adds: 16 channels, 6 blocks."""
+        """Less than a sixteenth of the multiply-adds: 16 channels, 6 blocks."""
         return cls(ngf=16, n_blocks=6)
 
     def forward(self, x: Tensor) -> Tensor:
