@@ -438,8 +438,11 @@ def _fold_flat(
                     tilt = slope * abs(x) * np.sign(levels[k])
                     dots += _dotted(x, y - levels[k] - tilt, 0.05, 0.017)
             dots = min(dots, 1.0)
-            relief[i, j] += 0.040 * np.exp(-abs(x) / 0.05) - 0.007 * dots
-            light = (1 + 0.08 * np.exp(-((x / 0.012) ** 2))) * (1 - 0.15 * dots)
+            relief[i, j] -= 0.007 * dots
+            light = 1 - 0.15 * dots
+            if abs(x) < 0.3:
+                relief[i, j] += 0.040 * np.exp(-abs(x) / 0.05)
+                light *= 1 + 0.08 * np.exp(-((x / 0.012) ** 2))
             light *= 1 + 0.02 * grain[(top + i) % 512, (left + j) % 512]
             for c in range(3):
                 colour[i, j, c] = light * base[c]
