@@ -32,6 +32,16 @@ from revisage.training.importers.dmfn import DMFB_BLOCK, DMFN, DMFN_DISCRIMINATO
 from revisage.training.importers.gfrnet import GFRNET_PYRAMID_WARPNET, GFRNET_WARPNET
 from revisage.training.importers.lama import LAMA, LAMA_DISCRIMINATOR
 from revisage.training.importers.lpips import LPIPS
+from revisage.training.importers.pix2pixhd import (
+    PIX2PIXHD_DISCRIMINATOR,
+    PIX2PIXHD_GLOBAL,
+    PIX2PIXHD_LOCAL,
+)
+from revisage.training.importers.skin_retouching import (
+    SKIN_BLEND,
+    SKIN_DETECTION,
+    SKIN_INPAINTING,
+)
 from revisage.training.importers.stargan import STARGAN, STARGAN_DISCRIMINATOR
 from revisage.training.importers.stylegan2 import (
     NV_STYLEGAN2,
@@ -61,6 +71,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         DEEPLABV3,
         GFRNET_WARPNET,
         GFRNET_PYRAMID_WARPNET,
+        PIX2PIXHD_LOCAL,
+        *PIX2PIXHD_GLOBAL,
+        PIX2PIXHD_DISCRIMINATOR,
         CYCLEGAN_RESNET,
         CYCLEGAN_UNET,
         CYCLEGAN_PATCH,
@@ -74,6 +87,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         STYLEGAN2_DISCRIMINATOR,
         NV_STYLEGAN2,
         LPIPS,
+        SKIN_DETECTION,
+        SKIN_INPAINTING,
+        SKIN_BLEND,
     )
 }
 
