@@ -210,6 +210,9 @@ def run_recipe(
     run = section(resolved, "run", Run)
     torch.manual_seed(run.seed)  # the first weights are a function of the recipe too
     task = task_module(run.task).build(resolved)
+    if progress and _first():
+        for name, note in task.notes.items():
+            print(f"{name}: {note}", flush=True)
 
     def show(line: Mapping[str, float]) -> None:
         watched = f"{task.watch} {line[task.watch]:.4g}  " if task.watch in line else ""

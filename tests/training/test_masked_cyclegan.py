@@ -377,9 +377,17 @@ def test_recipes_that_cannot_be_built(portraits_folder: Path) -> None:
     with pytest.raises(RecipeError, match="no 'stars'"):
         completion.build(made)
     made = recipe("completion_paper", portraits_folder)
-    made["loss"].update({"perceptual_network": "vgg19", "perceptual_weights": ""})
-    with pytest.raises(RecipeError):
+    made["loss"].update({"perceptual_network": "vgg19", "perceptual_weights": "nowhere.pth"})
+    with pytest.raises(RecipeError, match=r"nowhere\.pth"):
         completion.build(made)
+
+
+def test_a_network_that_is_not_named_is_stood_in_for_and_the_run_says_so(
+    portraits_folder: Path,
+) -> None:
+    made = recipe("completion_paper", portraits_folder)
+    made["loss"].update({"perceptual_network": "vgg19", "perceptual_weights": ""})
+    assert completion.build(made).notes["perceptual"].startswith("stand-in")
 
 
 @pytest.mark.parametrize("kind", completion.HOLES)

@@ -40,6 +40,7 @@ __all__ = [
     "load_published",
     "perceptual_loss",
     "perceptual_network",
+    "published_or_stand_in",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -342,6 +343,21 @@ def _stand_in_files(folder: str) -> tuple[Path, Path]:
         f"face_landmarks.safetensors, looked for in {' and '.join(str(p) for p in places)}: run "
         "in a checkout of the repository, or name the folder that holds them"
     )
+
+
+def published_or_stand_in(
+    kind: str, weights: str = "", *, centring: str = "imagenet"
+) -> PerceptualNetwork:
+    """The published network where its file is named, our stand-in where none is.
+
+    A recipe at paper settings runs on a machine without the published weights, too; `.record`, which
+    tasks write into the run, says which network it was. See `perceptual_network`.
+    """
+    if kind not in KINDS:
+        raise RecipeError(f"no perceptual network {kind!r}; known: {', '.join(KINDS)}")
+    if not weights:
+        return perceptual_network("stand_in")
+    return perceptual_network(kind, weights, centring=centring)
 
 
 def perceptual_network(

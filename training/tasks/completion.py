@@ -33,7 +33,7 @@ from revisage.training.losses.dmfn import (
 )
 from revisage.training.losses.gan import adversarial
 from revisage.training.losses.masked import masked_l1
-from revisage.training.losses.perceptual import perceptual_network
+from revisage.training.losses.perceptual import published_or_stand_in
 from revisage.training.metrics.report import image_figures
 from revisage.training.models.dmfn import DMFNDiscriminator, DMFNGenerator, composite
 from revisage.training.recipe import section
@@ -99,7 +99,7 @@ class Loss:
     adversarial: str = "relativistic"
     adversarial_weight: float = 0.003
     perceptual_network: str = "vgg19"  # "vgg19" or "stand_in"
-    perceptual_weights: str = ""  # file of vgg19
+    perceptual_weights: str = ""  # file of vgg19; without it the stand-in is used
 
 
 def hole_in_box(size: int, rng: np.random.Generator, kind: str) -> tuple[Image, tuple[int, int]]:
@@ -161,8 +161,10 @@ class CompletionTask:
                     f"[loss] perceptual_network: no {loss.perceptual_network!r}; "
                     f"known here: {', '.join(LAYERS)}"
                 )
-            self.layers = LAYERS[loss.perceptual_network]
-            self.perceptual = perceptual_network(loss.perceptual_network, loss.perceptual_weights)
+            self.perceptual = published_or_stand_in(
+                loss.perceptual_network, loss.perceptual_weights
+            )
+            self.layers = LAYERS[self.perceptual.kind]
             self.notes["perceptual"] = self.perceptual.record
         cv2.setNumThreads(1)
 

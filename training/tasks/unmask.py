@@ -38,7 +38,7 @@ from revisage.training.losses.cycle import (
 )
 from revisage.training.losses.gan import adversarial, wasserstein_penalty
 from revisage.training.losses.masked import masked_l1
-from revisage.training.losses.perceptual import perceptual_loss, perceptual_network
+from revisage.training.losses.perceptual import perceptual_loss, published_or_stand_in
 from revisage.training.metrics.report import image_figures
 from revisage.training.metrics.segmentation import Overlap
 from revisage.training.models.critics import make_critic
@@ -113,7 +113,7 @@ class Loss:
     coverage: float = 0.0  # mean squared difference of the mask and the drawn one
     perceptual: float = 0.0  # distance of the unmasked and the true face
     perceptual_network: str = "stand_in"
-    perceptual_weights: str = ""  # file of a published network
+    perceptual_weights: str = ""  # file of it; without one the stand-in is used
 
 
 class UnmaskTask:
@@ -146,7 +146,9 @@ class UnmaskTask:
                 self.photographed[split] = pictures
         self.perceptual = None
         if loss.perceptual > 0:
-            self.perceptual = perceptual_network(loss.perceptual_network, loss.perceptual_weights)
+            self.perceptual = published_or_stand_in(
+                loss.perceptual_network, loss.perceptual_weights
+            )
             self.notes["perceptual"] = self.perceptual.record
         cv2.setNumThreads(1)
 
