@@ -339,7 +339,16 @@ def test_what_cannot_be_built_is_a_recipe_error(portraits_folder: Path, tmp_path
         ({"model": {"network": "unet"}}, "style_retoucher or psp"),
         ({"data": {"size": 40}}, "power of two"),
         ({"data": {"lambda_low": 2.0}}, "low <= high"),
-        ({"loss": {"perceptual": 1.0, "perceptual_network": "vgg19"}}, "published weights"),
+        (
+            {
+                "loss": {
+                    "perceptual": 1.0,
+                    "perceptual_network": "vgg19",
+                    "perceptual_weights": "nowhere.pth",
+                }
+            },
+            "nowhere",
+        ),
     )
     for changes, words in cases:
         with pytest.raises(RecipeError, match=words):

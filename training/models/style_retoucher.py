@@ -5,7 +5,7 @@ Source: Su et al. 2023, "StyleRetoucher: Generalized Portrait Image Retouching w
 to W+ (LEH), StyleGAN2 as generative prior (GP), and blemish-aware feature selection (BAFS), which
 at every level blends features of the photo with those of the prior by a spatial and a channel mask.
 
-No code is published with the paper, and no list of layers. Where that leaves a layer open it is
+The authors published no code, and only the paper's abstract was at hand. A layer that it leaves open is
 taken from the works that the paper builds on:
 
 | part | open | taken |
@@ -80,7 +80,7 @@ def level_strengths(strength: float | Sequence[float], levels: int) -> list[floa
 
     Args:
         strength: one number for the levels from the second to the last but one (2 to 8 of the nine
-            levels of 1024 px, as in the paper), or one for each level. At least 0; 1 is the trained
+            levels of 1024 px), or one for each level. At least 0; 1 is the trained
             network, and with 0 no channel of the prior gets through.
 
     Raises:

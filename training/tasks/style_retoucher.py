@@ -21,20 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from revisage.errors import CheckpointError, RecipeError
-from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
-from revisage.training.data.blemishes import (
-    LambdaRange,
-    add_blemishes,
-    blemish_skin,
-    lambda_augment,
-)
-from revisage.training.data.retouch_pairs import RetouchPairs
+from revisage.training.data.retouch_samples import RetouchData as Data
+from revisage.training.data.retouch_samples import RetouchSamples
 from revisage.training.importers import from_checkpoint
 from revisage.training.loop import Turn
 from revisage.training.losses.adversarial import gradient_penalty
-from revisage.training.losses.perceptual import perceptual_loss, perceptual_network
+from revisage.training.losses.perceptual import perceptual_loss, published_or_stand_in
 from revisage.training.metrics.lpips import lpips_network
-from revisage.training.metrics.report import image_figures
+from revisage.training.metrics.retouching import retouch_figures, retouch_sheet
 from revisage.training.models.psp import Psp, PspEncoder
 from revisage.training.models.style_retoucher import StyleRetoucher
 from revisage.training.models.stylegan2 import StyleGAN2, StyleGAN2Discriminator
@@ -44,9 +38,6 @@ from revisage.training.recipe import section
 __all__ = ["SMALL", "TINY", "StyleRetoucherTask", "build"]
 
 Batch = Mapping[str, Tensor]
-FloatImage = npt.NDArray[np.float32]
-
-RETOUCHED = 2.5 / 255  # where photo and retouch differ by more, the retoucher was at work
 
 TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "learning_rate": 5e-3, "warmup_steps": 0},
@@ -101,27 +92,12 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    portraits: tuple[str, ...]  # folders of annotated portraits, taken as clean
-    # FFHQR instead of drawn blemishes; both folders as `read_ffhqr` wants them:
-    ffhq: str = ""
-    retouched: str = ""
-    size: int = 1024  # side of the aligned square
-    min_native_face_px: float = 0.0
-    amount: float = 1.0  # of drawn blemishes
-    lambda_low: float = 0.1
-    lambda_high: float = 1.5
-    lambda_clean: float = 0.05  # share of inputs without any blemish
-    held_out: int = 64  # faces of the validation split that are judged
-
-
-@dataclasses.dataclass(frozen=True)
 class Loss:
     l1: float = 0.0
     l2: float = 1.0
     perceptual: float = 0.01
     perceptual_network: str = "vgg19"
-    perceptual_weights: str = ""  # file of the published network
+    perceptual_weights: str = ""  # file of it; without one the stand-in is used
     adversarial: float = 0.01  # 0 leaves the discriminator out
     r1: float = 10.0
     r1_every: int = 16
@@ -138,9 +114,9 @@ class StyleRetoucherTask:
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         self.data, self.weights = data, loss
         self.notes: dict[str, str] = {}
+        self.samples = RetouchSamples(data)
         prior = self._prior(model)
         try:
-            self.lambdas = LambdaRange(data.lambda_low, data.lambda_high, data.lambda_clean)
             self.retoucher = _retoucher(model, prior)
             self.discriminator = StyleGAN2Discriminator(
                 data.size, model.channel_multiplier, largest_width=model.critic_width
@@ -161,18 +137,15 @@ class StyleRetoucherTask:
         self.watch = "generator/l1"
         self.perceptual = None
         if loss.perceptual > 0:
-            self.perceptual = perceptual_network(loss.perceptual_network, loss.perceptual_weights)
+            self.perceptual = published_or_stand_in(
+                loss.perceptual_network, loss.perceptual_weights
+            )
             self.notes["perceptual"] = self.perceptual.record
         self.distance = None
         if loss.lpips:
             self.distance = lpips_network(loss.lpips_trunk, loss.lpips_heads)
             self.notes[self.distance.name] = self.distance.record
-        self._skin: dict[int, FloatImage] = {}
-        self._pairs: dict[str, RetouchPairs] = {}
-        if bool(data.ffhq) != bool(data.retouched):
-            raise RecipeError("[data] ffhq and retouched belong together: name both, or none")
-        if data.retouched:
-            self.notes["alignment"] = self._retouches("train").alignment
+        self.notes.update(self.samples.notes)
         cv2.setNumThreads(1)
 
     def _prior(self, model: Model) -> StyleGAN2:
@@ -207,51 +180,9 @@ class StyleRetoucherTask:
         self.notes["prior"] = f"{path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
         return prior.requires_grad_(not model.freeze_prior)
 
-    # -- data -------------------------------------------------------------------------------------
-
-    def _faces(self, split: str) -> list[AlignedFace]:
-        data = self.data
-        return aligned_faces(
-            data.portraits, split, data.size, min_native_face_px=data.min_native_face_px
-        )
-
-    def _retouches(self, split: str) -> RetouchPairs:
-        if split not in self._pairs:
-            data = self.data
-            self._pairs[split] = RetouchPairs(data.ffhq, data.retouched, split, data.size)
-        return self._pairs[split]
-
-    def _count(self, split: str) -> int:
-        return len(self._retouches(split) if self.data.retouched else self._faces(split))
-
-    def _pair(
-        self, split: str, index: int, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.uint8], FloatImage, FloatImage]:
-        """Clean face [S, S, 3], blemished less clean in 0..1 units, and where it is blemished."""
-        if self.data.retouched:
-            photo, clean = self._retouches(split)[index]
-            change = (photo.astype(np.float32) - clean.astype(np.float32)) / np.float32(255)
-            where: FloatImage = (np.abs(change).max(axis=2) > RETOUCHED).astype(np.float32)
-            return clean, np.asarray(change, dtype=np.float32), where
-        face = self._faces(split)[index]
-        if id(face) not in self._skin:
-            self._skin[id(face)] = blemish_skin(face.image, face.landmarks)
-        skin = self._skin[id(face)]
-        drawn = add_blemishes(face.image, face.landmarks, rng, amount=self.data.amount, skin=skin)
-        return face.image, drawn.residual, drawn.mask
-
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         """`image` and `target` [N, 3, S, S] in [0, 1], mirrored in half of all cases."""
-        count = self._count("train")
-        rows = []
-        for _ in range(size):
-            clean, residual, _ = self._pair("train", int(rng.integers(count)), rng)
-            image, target, _ = lambda_augment(clean, residual, rng, range_=self.lambdas)
-            if rng.random() < 0.5:
-                image, target = image[:, ::-1], target[:, ::-1]
-            rows.append((image, target))
-        images, targets = zip(*rows, strict=True)
-        return {"image": _tensor(images), "target": _tensor(targets)}
+        return self.samples.batch(rng, size)
 
     # -- losses -----------------------------------------------------------------------------------
 
@@ -289,56 +220,18 @@ class StyleRetoucherTask:
 
     # -- what it is worth -------------------------------------------------------------------------
 
-    def _held_out(self, count: int) -> list[tuple[Tensor, ...]]:
-        """`image`, `target` [1, 3, S, S] and blemish mask [1, 1, S, S], the same every time."""
-        rng = np.random.default_rng(2718)
-        rows: list[tuple[Tensor, ...]] = []
-        for index in range(min(count, self._count("val"))):
-            clean, residual, mask = self._pair("val", index, rng)
-            target = clean.astype(np.float32) / 255
-            rows.append(
-                (_tensor([target + residual]), _tensor([target]), _tensor([mask[..., None]]))
-            )
-        return rows
-
     def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
-        """Held-out faces against their clean originals.
-
-        `blemish_psnr` is of blemished pixels only; `input_psnr` and `input_blemish_psnr` are those
-        of the input itself, which doing nothing would get.
-        """
+        """Held-out faces against their clean originals, see `retouch_figures`."""
         network = networks[self.product]
         device = next(network.parameters()).device
-        sums: dict[str, list[float]] = {}
-        for image, target, mask in self._held_out(self.data.held_out):
-            with torch.no_grad():
-                found = network(image.to(device)).float().clamp(0, 1)
-                figures = image_figures(found, target.to(device), distance=self.distance)
-            figures["input_psnr"] = image_figures(image, target)["psnr"]
-            if bool((mask > 0).any()):
-                inside = (mask > 0).float()
-                figures["blemish_psnr"] = image_figures(found.cpu(), target, inside)["psnr"]
-                figures["input_blemish_psnr"] = image_figures(image, target, inside)["psnr"]
-            for name, value in figures.items():
-                sums.setdefault(name, []).append(value)
-        return {name: float(np.mean(values)) for name, values in sums.items()}
+        held_out = self.samples.held_out(self.data.held_out)
+        return retouch_figures(network, held_out, device=device, distance=self.distance)
 
     def pictures(self, networks: Mapping[str, nn.Module]) -> Mapping[str, npt.NDArray[np.uint8]]:
         """Held-out faces in columns: blemished, retouched, clean."""
         network = networks[self.product]
         device = next(network.parameters()).device
-        columns = []
-        for image, target, _ in self._held_out(8):
-            with torch.no_grad():
-                found = network(image.to(device)).float().clamp(0, 1).cpu()
-            columns.append(torch.cat([image, found, target], dim=2)[0])
-        sheet = torch.cat(columns, dim=2).permute(1, 2, 0).numpy()
-        return {"retoucher": np.round(sheet * 255).astype(np.uint8)}
-
-
-def _tensor(pictures: Any) -> Tensor:
-    """[H, W, C] float32 each -> [N, C, H, W]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+        return {"retoucher": retouch_sheet(network, self.samples.held_out(8), device=device)}
 
 
 def _retoucher(model: Model, prior: StyleGAN2) -> StyleRetoucher | Psp:

@@ -42,7 +42,7 @@ from revisage.training.losses.perceptual import (
     file_record,
     high_receptive_field_loss,
     load_published,
-    perceptual_network,
+    published_or_stand_in,
 )
 from revisage.training.losses.wrinkle_critic import WrinkleCritic
 from revisage.training.metrics.frechet import (
@@ -144,8 +144,8 @@ class Loss:
     r1: float = 0.001
     feature_matching: float = 100.0
     perceptual: float = 30.0
-    perceptual_network: str = "stand_in"  # or "resnet50_dilated", LaMa's own, which needs its file
-    perceptual_weights: str = ""
+    perceptual_network: str = "stand_in"  # or "resnet50_dilated", LaMa's own
+    perceptual_weights: str = ""  # file of it; without one the stand-in is used
     focal_frequency: float = 0.0
     wrinkle_critic: float = 0.0
     segmenter: str = ""  # weights of the wrinkle critic; "" takes those that ship
@@ -209,7 +209,9 @@ class InpaintingTask:
         self.notes: dict[str, str] = {}
         self.perceptual = None
         if loss.perceptual > 0:
-            self.perceptual = perceptual_network(loss.perceptual_network, loss.perceptual_weights)
+            self.perceptual = published_or_stand_in(
+                loss.perceptual_network, loss.perceptual_weights
+            )
             self.notes["perceptual"] = self.perceptual.record
         # Wrinkle-shaped holes are judged by what the segmenter sees in them, whatever the losses.
         self.segmenter: nn.Module | None = None
