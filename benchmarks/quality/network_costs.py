@@ -81,6 +81,21 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("StyleRetoucher 256, compact", "style_retoucher:StyleRetoucher.compact", (square(256),)),
     Entry("pSp 1024, paper", "psp:Psp.paper", (square(1024),)),
     Entry("pSp 256, compact", "psp:Psp.compact", (square(256),)),
+    Entry("AutoRetouch-style, crop, paper", "autoretouch:AutoRetouch.paper", (square(256),)),
+    Entry("AutoRetouch-style, compact", "autoretouch:AutoRetouch.compact", (square(256),)),
+    Entry("ABPN 1024, paper", "abpn:ABPN.paper", (square(1024),), {"levels": 1}),
+    Entry("ABPN 256, compact", "abpn:ABPN.compact", (square(256),)),
+    Entry("pix2pixHD global generator, paper", "pix2pixhd:GlobalGenerator.paper", (square(512),)),
+    Entry("pix2pixHD global generator, compact", "pix2pixhd:GlobalGenerator.compact", (square(256),)),
+    Entry("pix2pixHD local enhancer 1024, paper", "pix2pixhd:LocalEnhancer.paper", (square(1024),)),
+    Entry("pix2pixHD local enhancer, compact", "pix2pixhd:LocalEnhancer.compact", (square(256),)),
+    Entry("pix2pixHD discriminator 1024, paper", "pix2pixhd:MultiscaleDiscriminator.paper", (square(1024, 6),)),
+    Entry("pix2pixHD discriminator, compact", "pix2pixhd:MultiscaleDiscriminator.compact", (square(256, 6),)),
+    Entry("modelscope blemish detection", "skin_retouching:DetectionUNet", (square(768),)),
+    Entry("modelscope inpainting, tile", "skin_retouching:InpaintingUNet", (square(576), square(576, 1))),
+    Entry("modelscope blend layer", "skin_retouching:BlendUNet", (square(512),)),
+    # live
+    Entry("live retoucher", "live:LiveRetoucher.compact", (square(256),)),
     # unmask
     Entry("unmask DMFN, paper", "masked_cyclegan:UnmaskGenerator.paper", (square(256),)),
     Entry("unmask ResNet, paper", "masked_cyclegan:UnmaskGenerator.paper", (square(256),), {"body": "resnet"}),
@@ -134,6 +149,7 @@ ENTRIES: tuple[Entry, ...] = (
 # Classes that are parts of networks in the table, or that networks are made of.
 PARTS = frozenset(
     {
+        "abpn.AdaptiveBlend", "abpn.BlendPyramid", "abpn.LocalRetouching",
         "cyclegan.ResnetBlock", "dmfn.DMFB", "face_landmarks.InvertedResidual", "ffc.FFC",
         "ffc.FFCBlock", "ffc.FFCResidualBlock", "ffc.FourierUnit", "ffc.SpectralTransform",
         "perceptual_trunks.SequentialTrunk", "psp.PspEncoder", "resnext.ResNeXt50",

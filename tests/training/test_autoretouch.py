@@ -1,4 +1,4 @@
-"""AutoRetouch-style network: full resolution, crops agree with the whole, starts at identity."""
+"""AutoRetouch-style network: full resolution, crops agree with the whole, residual."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from revisage.training.models.autoretouch import AutoRetouch
 
 def _lively() -> AutoRetouch:
     torch.manual_seed(0)
-    network = AutoRetouch(8, 2).eval()
-    torch.nn.init.normal_(network.head.weight, std=0.1)
-    return network
+    return AutoRetouch(8, 2).eval()
 
 
-def test_training_starts_at_the_picture() -> None:
+def test_a_silent_head_leaves_the_picture() -> None:
+    network = AutoRetouch.compact().eval()
     image = torch.rand(2, 3, 20, 28)
-    with torch.inference_mode():
-        torch.testing.assert_close(AutoRetouch.compact()(image), image, atol=0, rtol=0)
+    with torch.no_grad():
+        assert not torch.equal(network(image), image)
+        network.head.weight.zero_()
+        network.head.bias.zero_()  # type: ignore[union-attr]
+        torch.testing.assert_close(network(image), image, atol=0, rtol=0)
 
 
 def test_a_crop_gives_what_the_whole_picture_gives() -> None:

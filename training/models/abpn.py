@@ -100,9 +100,6 @@ class LocalRetouching(nn.Module):
             self.attention.append(nn.Conv2d(wide, wide, 1))
         self.mask_head = nn.Conv2d(widths[0], 1, 3, padding=1)
         self.edit_head = nn.Conv2d(widths[0], 3, 3, padding=1)
-        nn.init.zeros_(self.edit_head.weight)
-        assert self.edit_head.bias is not None
-        nn.init.zeros_(self.edit_head.bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         skips = [self.stem(2 * image - 1)]
@@ -118,7 +115,7 @@ class LocalRetouching(nn.Module):
             skip = skips.pop()
             mask = mask_up(torch.cat([_twice(mask), skip], dim=1))
             edit = edit_up(torch.cat([_twice(edit), skip], dim=1)) * attention(mask).sigmoid()
-        # The edit is predicted as a change, so the untrained network returns the picture.
+        # The edit is predicted as a change: there is less to learn.
         return (image + self.edit_head(edit)).clamp(0, 1), self.mask_head(mask).sigmoid()
 
 

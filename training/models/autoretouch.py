@@ -61,10 +61,6 @@ class AutoRetouch(nn.Module):
         )
         self.leave = nn.Conv2d(width, width, 3, padding=1)
         self.head = nn.Conv2d(width, values, 3, padding=1)
-        # Training starts at the picture as it is.
-        nn.init.zeros_(self.head.weight)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
 
     @classmethod
     def paper(cls) -> AutoRetouch:
