@@ -5,25 +5,27 @@ Every file is replaced as a whole, so that a run killed at any moment leaves rea
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
 import subprocess
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
-from revisage.errors import CheckpointError
+from revisage.errors import CheckpointError, OutputError
 
 __all__ = [
     "foreign_state",
     "origin",
     "read_state",
+    "replaced",
     "save_state",
     "save_weights",
 ]
@@ -31,14 +33,34 @@ __all__ = [
 FORMAT = "revisage training state 1"
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` when it is complete, and only then.
+
+    Raises:
+        OutputError: it cannot be written; what stood there before still does.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave the name without the content
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except RuntimeError as error:  # what torch.save makes of an error of the disk
+        reason = str(error).partition("\n")[0]
+        raise OutputError(f"{path}: cannot be written; is the disk full? ({reason})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def save_state(state: Mapping[str, Any], path: Path) -> None:
     """Write the state of a run: tensors, numbers, strings, and lists and dicts of these."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("wb") as file:
+    with replaced(path) as file:
         torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut can leave the name without the content
-    os.replace(partial, path)
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -48,10 +70,14 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
         CheckpointError: the file is damaged, or is not the state of a run.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()  # torch reads tensors without looking at the check sums
+        if changed is not None:
+            raise ValueError(f"the check sum of {changed} is wrong")
         with warnings.catch_warnings():  # what torch warns about here is refused below
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged bytes are read as anything, and fail as anything
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: damaged ({reason}); {_REMEDY}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -75,9 +101,8 @@ def save_weights(network: nn.Module, path: Path) -> None:
         key: value.detach().cpu().contiguous().clone()
         for key, value in network.state_dict().items()
     }
-    partial = path.with_suffix(path.suffix + ".partial")
-    save_file(weights, partial)
-    os.replace(partial, path)
+    with replaced(path) as file:
+        file.write(save(weights))
 
 
 def origin() -> dict[str, str]:

@@ -5,8 +5,8 @@ A line of the log has `step` (steps done) and either the means since the last li
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from revisage.errors import MissingExtraError, OutputError
+from revisage.training.checkpoint import replaced
 
 __all__ = ["Journal", "read_log"]
 
@@ -58,9 +59,8 @@ class Journal:
             self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         path = out / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
-        partial = out / "log.jsonl.partial"
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        with replaced(path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
         self.last_figures: dict[str, float] = next(
             (line["validation"] for line in reversed(kept) if "validation" in line), {}
         )
@@ -94,13 +94,18 @@ class Journal:
 
     def close(self) -> None:
         """Write out what is still in memory."""
-        self.log.close()
+        with contextlib.suppress(OSError):  # only a line that `_write` could not write is left
+            self.log.close()
         if self.board is not None:
             self.board.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self.log.write(json.dumps(line) + "\n")
-        self.log.flush()
+        try:
+            self.log.write(json.dumps(line) + "\n")
+            self.log.flush()
+        except OSError as error:
+            path = self.out / "log.jsonl"
+            raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         if self.board is not None:

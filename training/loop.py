@@ -33,6 +33,7 @@ from revisage.training.checkpoint import (
     foreign_state,
     origin,
     read_state,
+    replaced,
     save_state,
     save_weights,
 )
@@ -144,6 +145,7 @@ def fit(
     Raises:
         RecipeError: an optimiser that the task does not have, or steps that cannot be taken.
         CheckpointError: state.pt is damaged or belongs to another run.
+        OutputError: a file of the run cannot be written; the ones before it are whole.
         DeviceError: no such device here.
         MissingExtraError: TensorBoard is asked for and not installed.
     """
@@ -314,6 +316,12 @@ class _Training:
         for parameter in parameters:
             parameter.requires_grad_(True)
         player.optimiser.zero_grad(set_to_none=True)
+        buffers = [
+            (buffer, buffer.clone())
+            for network in self.networks.values()
+            for buffer in network.buffers()
+            if buffer.is_floating_point()
+        ]
         for micro, batch in enumerate(batches):
             step = 0 if run.same_batch else self.step
             number = micro * world.size + world.rank
@@ -338,7 +346,10 @@ class _Training:
             player.optimiser.step()
             player.skipped_in_a_row = 0
             return
-        player.skipped += 1  # a bad batch must not poison the weights
+        # A bad batch must not poison the weights, nor the statistics of batch norms.
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        player.skipped += 1
         player.skipped_in_a_row += 1
         if player.skipped_in_a_row >= PATIENCE:
             raise RecipeError(
@@ -447,8 +458,8 @@ class _Training:
             "notes": dict(self.task.notes),
             **origin(),
         }
-        text = json.dumps(record, indent=2) + "\n"
-        (self.out / "run.json").write_text(text, encoding="utf-8")
+        with replaced(self.out / "run.json") as file:
+            file.write((json.dumps(record, indent=2) + "\n").encode())
 
     def _save(self) -> None:
         self.means.gather(self.world)

@@ -154,6 +154,8 @@ def train(
     Raises:
         RecipeError: no such recipe or task, an unknown key or an impossible value.
         OutputError: the folder cannot be written.
+
+    Ctrl-C says where the run can go on from, and returns 130.
     """
     path = recipe_path(recipe)
     resolved = resolve(read_recipe(path, overrides))
@@ -162,7 +164,13 @@ def train(
     if dry_run:
         return 0
     folder = out if out is not None else Path("runs") / path.stem
-    figures = run_recipe(resolved, folder, device=device, progress=True)
+    try:
+        figures = run_recipe(resolved, folder, device=device, progress=True)
+    except KeyboardInterrupt:
+        kept = folder / "state.pt"
+        last = f"the same command goes on from {kept}" if kept.exists() else "nothing was saved yet"
+        print(f"revisage: interrupted; {last}", file=sys.stderr)
+        return 130
     if _first():
         print(f"\n{folder / 'weights.safetensors'}")
         for name, value in figures.items():
@@ -199,14 +207,16 @@ def run_recipe(
     """
     import torch
 
+    from revisage.training.checkpoint import replaced
     from revisage.training.loop import fit
 
     if _first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "recipe.toml").write_text(write_toml(resolved), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
+        with replaced(folder / "recipe.toml") as file:
+            file.write(write_toml(resolved).encode())
     run = section(resolved, "run", Run)
     torch.manual_seed(run.seed)  # the first weights are a function of the recipe too
     task = task_module(run.task).build(resolved)

@@ -101,6 +101,7 @@ class _DarkMeansWrinkle(torch.nn.Module):
 def test_wrinkle_critic_pulls_the_hole_towards_no_wrinkle() -> None:
     segmenter = _DarkMeansWrinkle()
     critic = WrinkleCritic(segmenter)
+    assert segmenter in list(critic.modules())  # moves to a device with it
     mask = torch.zeros(1, 1, 8, 8)
     mask[:, :, 2:4] = 1
     picture = torch.full((1, 3, 8, 8), 0.4, requires_grad=True)

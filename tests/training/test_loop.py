@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from revisage.errors import CheckpointError, DeviceError, MissingExtraError, RecipeError
+from revisage.errors import (
+    CheckpointError,
+    DeviceError,
+    MissingExtraError,
+    OutputError,
+    RecipeError,
+)
 from revisage.training.journal import read_log
 from revisage.training.loop import Batch, Turn, fit
 from revisage.training.optimisers import learning_rate, make_optimiser
@@ -117,6 +125,10 @@ def _damage(path: Path, how: str) -> None:
         path.write_bytes(content[: len(content) // 2])
     elif how == "empty":
         path.write_bytes(b"")
+    elif how == "bit":  # of a weight, which torch would read as another number
+        with zipfile.ZipFile(path) as archive:
+            place = content.index(archive.read("archive/data/0"))
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     elif how == "text":
         path.write_text("weights")
     elif how == "pickle":
@@ -129,13 +141,44 @@ def _damage(path: Path, how: str) -> None:
         torch.save(state, path)
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "text", "pickle", "other file", "no means"])
+@pytest.mark.parametrize("how", ["cut", "empty", "bit", "text", "pickle", "other file", "no means"])
 def test_a_damaged_state_is_one_clear_error(tmp_path: Path, how: str) -> None:
     fit(ToyGan(), toy_run(steps=2), tmp_path)
     _damage(tmp_path / "state.pt", how)
     with pytest.raises(CheckpointError, match=r"state\.pt: .*move it away") as caught:
         fit(ToyGan(), toy_run(), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_clear_error_and_nothing_is_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(ToyGan(), toy_run(), tmp_path / "whole")
+    out = tmp_path / "parts"
+    with pytest.raises(StoppedError):
+        fit(ToyGan(stop=6), toy_run(), out)
+
+    def full(state: object, file: Any) -> None:
+        file.write(b"half of it")
+        raise RuntimeError("unexpected pos 640 vs 534")  # what torch.save makes of it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OutputError, match=r"state\.pt: cannot be written; is the disk full"):
+            fit(ToyGan(), toy_run(), out)
+    assert not list(out.glob("*.partial"))
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == 4
+
+    def refused(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refused)
+        with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
+            fit(ToyGan(), toy_run(), out)
+    assert not list(out.glob("*.partial"))
+    assert fit(ToyGan(), toy_run(), out) == whole
+    assert_same_outcome(tmp_path / "whole", out)
 
 
 def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -328,6 +371,22 @@ def test_bad_gradients_are_skipped_and_counted(tmp_path: Path) -> None:
     assert math.isfinite(line["turn/loss"])
     kept = [_drawn(draw, 0) for draw in (0, 3, 4, 5)]
     assert task.networks["weight"].weight.item() == pytest.approx(-sum(kept), rel=1e-6)
+
+    # The statistics of a batch norm that saw the bad batch are those from before it.
+    task.networks["norm"] = nn.BatchNorm1d(1)
+
+    def spoilt(batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        task.networks["norm"](batch["x"])
+        before = task.networks["norm"].running_mean.clone()
+        kept_means.append(before)
+        if len(kept_means) == 2:
+            task.networks["norm"](batch["x"] * math.nan)
+        return task.loss(batch)[0] * (math.nan if len(kept_means) == 2 else 1), {}
+
+    kept_means: list[torch.Tensor] = []
+    task.turns = (Turn("turn", ("weight",), spoilt),)
+    fit(task, toy_run(steps=3, **PLAIN), tmp_path / "spoilt")
+    assert bool(torch.isfinite(kept_means[-1]).all())
 
     task.turns = (Turn("turn", ("weight",), lambda batch: (task.loss(batch)[0] * math.nan, {})),)
     with pytest.raises(RecipeError, match="lower its learning rate"):

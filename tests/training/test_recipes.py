@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from revisage.cli import main
-from revisage.errors import RecipeError
+from revisage.errors import CheckpointError, RecipeError
 from revisage.training import loop
 from revisage.training.journal import read_log
 from revisage.training.recipe import (
@@ -82,6 +83,30 @@ def stopping(task: loop.Task, steps: int) -> loop.Task:
     return task
 
 
+def looking_changes_nothing(task: loop.Task) -> list[str]:
+    """Let validation and pictures fail where they change a weight or a buffer; which were made."""
+    made: list[str] = []
+
+    def guarded(name: str) -> Callable[..., Any]:
+        look = getattr(task, name)
+
+        def looked(networks: dict[str, torch.nn.Module], *place: Any) -> Any:
+            every = {**{f"own {n}": m for n, m in task.networks.items()}, **networks}
+            before = {n: copy.deepcopy(m.state_dict()) for n, m in every.items()}
+            result = look(networks, *place)
+            for n, module in every.items():
+                now = module.state_dict()
+                assert [k for k in now if not torch.equal(now[k], before[n][k])] == [], n
+            made.append(name)
+            return result
+
+        return looked
+
+    for name in ("validate", "pictures"):
+        setattr(task, name, guarded(name))
+    return made
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_learns_and_resumes_to_the_bit(
     name: str, portraits_folder: Path, tmp_path: Path
@@ -99,7 +124,9 @@ def test_it_learns_and_resumes_to_the_bit(
     steps = recipe["run"]["steps"]
     assert steps >= 10
     task = built(recipe)
+    judged = looking_changes_nothing(task)
     figures = fit(task, recipe, tmp_path / "whole")
+    assert judged == ["pictures", "validate"]
     assert figures
     assert all(np.isfinite(value) for value in figures.values())
     assert (tmp_path / "whole" / "weights.safetensors").exists()
@@ -223,6 +250,26 @@ def test_every_setting_of_an_optimiser_can_come_from_the_run() -> None:
     assert optimiser(run, "any", {}) == Optimiser(learning_rate=0.5, kind="sgd", momentum=0.25)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("face_finder", "model.weights"),
+        ("face_landmarks", "model.weights"),
+        ("gfrnet_warp", "model.weights"),
+        ("gfrnet", "model.warpnet_weights"),
+        ("wrinkle_filler", "model.weights"),
+        ("wrinkle_filler", "loss.segmenter"),
+    ],
+)
+def test_weights_to_start_from_that_cannot_be_read(name: str, key: str, tmp_path: Path) -> None:
+    missing, damaged = tmp_path / "missing.safetensors", tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"weights")
+    for path, message in ((missing, "cannot be read"), (damaged, "not a checkpoint")):
+        recipe = resolve(read_recipe(recipe_path(name), [f"{key}={path}"]))
+        with pytest.raises(CheckpointError, match=f"{path.name}: .*{message}"):
+            built(recipe)
+
+
 # -- the command ----------------------------------------------------------------------------------
 
 
@@ -249,6 +296,23 @@ def test_the_command_trains_and_tells(
     assert "ours: " in said
     kept = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text(encoding="utf-8"))
     assert kept == tomllib.loads(write_toml(changes))
+
+
+def test_control_c_says_where_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("revisage.training.train.run_recipe", pressed)
+    command = ["train", "wrinkle_filler", "--out", str(tmp_path)]
+    assert main(command) == 130
+    assert capsys.readouterr().err == "revisage: interrupted; nothing was saved yet\n"
+    (tmp_path / "state.pt").write_bytes(b"")
+    assert main(command) == 130
+    assert capsys.readouterr().err == (
+        f"revisage: interrupted; the same command goes on from {tmp_path / 'state.pt'}\n"
+    )
 
 
 def test_torchrun_can_start_it() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 __all__ = ["WrinkleCritic"]
 
 
-class WrinkleCritic:
+class WrinkleCritic(nn.Module):
     """Scores how much wrinkle a trained segmenter still sees inside the hole.
 
     Args:
@@ -17,9 +17,10 @@ class WrinkleCritic:
     """
 
     def __init__(self, segmenter: nn.Module) -> None:
+        super().__init__()
         self.segmenter = segmenter.eval().requires_grad_(False)
 
-    def __call__(self, predicted: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, predicted: Tensor, mask: Tensor) -> Tensor:
         """Mean over the hole of softplus(logit), the cross entropy against "no wrinkle".
 
         Args:

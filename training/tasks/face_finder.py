@@ -16,6 +16,7 @@ from torch.nn import functional
 from revisage.training.data.face_scenes import scene_batches
 from revisage.training.data.faces import FacePool, read_negatives
 from revisage.training.loop import Turn
+from revisage.training.losses.perceptual import load_published
 from revisage.training.models.face_finder import FaceFinder
 from revisage.training.recipe import section
 from revisage.training.tasks.face_landmarks import as_image
@@ -114,9 +115,7 @@ class FinderTask:
         a, b, c = model.widths
         network: torch.nn.Module = FaceFinder((a, b, c), model.blocks)
         if model.weights:
-            from safetensors.torch import load_file
-
-            network.load_state_dict(load_file(model.weights))
+            load_published(network, model.weights, "the finder")
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = {"finder": network}
         self.product, self.averaged = "finder", ("finder",)

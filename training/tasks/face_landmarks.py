@@ -23,6 +23,7 @@ from revisage.training.data.faces import (
     shown_again,
 )
 from revisage.training.loop import Turn
+from revisage.training.losses.perceptual import load_published
 from revisage.training.metrics.landmarks import landmark_error
 from revisage.training.models.face_landmarks import FaceLandmarks
 from revisage.training.recipe import section
@@ -121,9 +122,7 @@ class LandmarkTask:
         a, b, c, d = model.widths
         network: torch.nn.Module = FaceLandmarks((a, b, c, d))
         if model.weights:
-            from safetensors.torch import load_file
-
-            network.load_state_dict(load_file(model.weights))
+            load_published(network, model.weights, "the landmark network")
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.hard = HardNegatives(data.hard_negatives, FaceLandmarks.size)
         self.networks = {"landmarks": network, "hard_negatives": self.hard}

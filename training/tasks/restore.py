@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,6 +28,7 @@ from revisage.training.data.guided_pairs import GuidedPairs
 from revisage.training.loop import Turn
 from revisage.training.losses.perceptual import (
     PerceptualNetwork,
+    load_published,
     perceptual_loss,
     perceptual_network,
 )
@@ -142,7 +142,7 @@ class RestoreTask:
         if network.warpnet is not None:
             check_size(network.warpnet, data.size)
             if model.warpnet_weights:
-                network.warpnet.load_state_dict(load_file(model.warpnet_weights))
+                load_published(network.warpnet, model.warpnet_weights, "this WarpNet")
         self.networks: dict[str, nn.Module] = {"gfrnet": network}
         self.product, self.averaged = "gfrnet", ("gfrnet",)
         self.turns = [Turn("generator", ("gfrnet",), self.generator_loss)]

@@ -186,7 +186,7 @@ class StyleGAN2Task:
 
     def r1_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """gamma / 2 times R1, times the steps between two such turns."""
-        real = batch["image"].requires_grad_()
+        real = batch["image"].detach().requires_grad_()  # other turns see the batch too
         penalty = gradient_penalty(self._scores(real), real)
         scale = self.weights.r1 / 2 * self.weights.r1_every
         return scale * penalty, {"r1": penalty.item()}

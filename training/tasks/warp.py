@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +23,7 @@ from revisage.errors import RecipeError
 from revisage.training.data.guided_pairs import GuidedPairs
 from revisage.training.loop import Turn
 from revisage.training.losses.landmark import face_axes, landmark_loss, symmetry_loss
+from revisage.training.losses.perceptual import load_published
 from revisage.training.losses.total_variation import total_variation
 from revisage.training.metrics.landmarks import landmark_error
 from revisage.training.metrics.report import image_figures
@@ -125,7 +125,7 @@ class WarpTask:
             raise RecipeError(f"[model] {error}") from error
         check_size(network, data.size)
         if model.weights:
-            network.load_state_dict(load_file(model.weights))
+            load_published(network, model.weights, "this WarpNet")
         self.networks = {"warpnet": network}
         self.product, self.averaged = "warpnet", ("warpnet",)
         self.turns = (Turn("warpnet", ("warpnet",), self.loss),)

@@ -8,7 +8,6 @@ filled) come with small weights.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 
 from revisage.alignment import square_matrix, transform_points
 from revisage.errors import RecipeError
@@ -26,6 +24,7 @@ from revisage.training.data.portraits import read_portraits
 from revisage.training.loop import Turn
 from revisage.training.losses.focal_frequency import focal_frequency_loss
 from revisage.training.losses.masked import masked_l1, masked_log_mse
+from revisage.training.losses.perceptual import file_record, load_published
 from revisage.training.losses.wrinkle_critic import WrinkleCritic
 from revisage.training.models.wrinkle_filler import CompactFiller
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
@@ -138,7 +137,7 @@ class FillerTask:
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         network: torch.nn.Module = CompactFiller(model.stem, model.width, model.blocks, model.ratio)
         if model.weights:
-            network.load_state_dict(load_file(model.weights))
+            load_published(network, model.weights, "the compact filler")
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = {"filler": network}
         self.product, self.averaged = "filler", ("filler",)
@@ -153,9 +152,8 @@ class FillerTask:
                     "safetensors file, or wrinkle_critic to 0"
                 )
             segmenter = CompactSegmenter()
-            segmenter.load_state_dict(load_file(loss.segmenter))
-            digest = hashlib.sha256(Path(loss.segmenter).read_bytes()).hexdigest()
-            self.notes["wrinkle critic"] = f"{loss.segmenter}, sha256 {digest}"
+            load_published(segmenter, loss.segmenter, "the compact wrinkle segmenter")
+            self.notes["wrinkle critic"] = file_record(Path(loss.segmenter))
             self.critic = WrinkleCritic(segmenter.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self.data, self.weights = data, loss
         self.squares: dict[str, list[Image]] = {}
@@ -169,6 +167,11 @@ class FillerTask:
         squares, points = aligned_squares(
             data.portraits, split, data.square, data.min_native_face_px
         )
+        if not squares:
+            raise RecipeError(
+                f"[data] portraits: none of split {split!r} in {', '.join(data.portraits)} has a "
+                f"face of {data.min_native_face_px:g} px: lower min_native_face_px, or name others"
+            )
         self.squares[split] = squares
         self.skin[split] = [np.argwhere(skin_region(p, data.square)) for p in points]
 
