@@ -103,6 +103,14 @@ def test_p_follows_the_signs_of_the_scores() -> None:
     assert set(augment.state_dict()) == {"p", "signs"}
 
 
+def test_p_counts_the_pictures_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    augment = AdaptiveAugment(pictures=100, every=1)
+    augment.observe(torch.ones(5))
+    assert float(augment.p) == pytest.approx(0.15)
+
+
 def test_wrong_settings_are_errors() -> None:
     with pytest.raises(ValueError, match="unknown: noise"):
         AdaptiveAugment(groups=("noise",))

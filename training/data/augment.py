@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 __all__ = ["AdaptiveAugment", "sample_bilinear"]
@@ -133,7 +133,9 @@ class AdaptiveAugment(nn.Module):
         )
         if float(self.signs[2]) >= self.every:
             overfitting = self.signs[0] / self.signs[1]
-            step = self.signs[1] / self.pictures
+            # Of several processes each sees its share, and the loop averages what they count.
+            several = distributed.is_available() and distributed.is_initialized()
+            step = self.signs[1] * (distributed.get_world_size() if several else 1) / self.pictures
             self.p.add_(torch.sign(overfitting - self.target) * step).clamp_(0, 1)
             self.signs.zero_()
 
