@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from revisage.errors import OutputError, RecipeError
+from revisage.errors import OutputError, RecipeError, RevisageError
 from revisage.training.recipe import (
     Optimiser,
     Run,
@@ -169,7 +169,8 @@ def train(
     except KeyboardInterrupt:
         kept = folder / "state.pt"
         last = f"the same command goes on from {kept}" if kept.exists() else "nothing was saved yet"
-        print(f"revisage: interrupted; {last}", file=sys.stderr)
+        if _first():
+            print(f"revisage: interrupted; {last}", file=sys.stderr)
         return 130
     if _first():
         print(f"\n{folder / 'weights.safetensors'}")
@@ -253,9 +254,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.recipe is None:
         parser.error("give a RECIPE, or --list")
-    return train(
-        args.recipe, args.overrides, out=args.out, dry_run=args.dry_run, device=args.device
-    )
+    try:
+        return train(
+            args.recipe, args.overrides, out=args.out, dry_run=args.dry_run, device=args.device
+        )
+    except RevisageError as error:
+        print(f"revisage: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from revisage.training.recipe import (
     recipe_path,
     section,
 )
+from revisage.training.train import main as train_main
 from revisage.training.train import resolve, task_module, write_toml
 from tests.training.test_loop import assert_same_outcome
 from tests.training.toy_gan import StoppedError
@@ -313,6 +314,12 @@ def test_control_c_says_where_it_goes_on(
     assert capsys.readouterr().err == (
         f"revisage: interrupted; the same command goes on from {tmp_path / 'state.pt'}\n"
     )
+
+
+def test_what_torchrun_starts_says_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_main(["no_such_recipe"]) == 2
+    assert capsys.readouterr().err.startswith("revisage: error: no recipe 'no_such_recipe'")
+    assert train_main(["--list"]) == 0
 
 
 def test_torchrun_can_start_it() -> None:

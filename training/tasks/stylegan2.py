@@ -125,6 +125,7 @@ class StyleGAN2Task:
                 )
             )
         self.turns = tuple(turns)
+        self.real_features: npt.NDArray[np.float64] | None = None  # of all faces, when first judged
         self.notes: dict[str, str] = {}
         if data.judged:
             self.notes["frechet"] = frechet_features(data.inception).record
@@ -243,11 +244,13 @@ class StyleGAN2Task:
             figures[name] = score(real) - fake
         if data.judged:
             features = frechet_features(data.inception)
-            faces = self._faces("train") + self._faces("val")
-            real_features = features_of(
-                features, (unit_range(signed_pictures([face.image])) for face in faces)
-            )
-            figures[features.name] = frechet_distance(real_features, features_of(features, made))
+            if self.real_features is None:
+                faces = self._faces("train") + self._faces("val")
+                self.real_features = features_of(
+                    features, (unit_range(signed_pictures([face.image])) for face in faces)
+                )
+            distance = frechet_distance(self.real_features, features_of(features, made))
+            figures[features.name] = distance
         return figures
 
     def pictures(self, networks: Mapping[str, nn.Module]) -> Mapping[str, npt.NDArray[np.uint8]]:
