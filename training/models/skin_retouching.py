@@ -352,9 +352,10 @@ def retouch_locally(detection: nn.Module, inpainting: nn.Module, image: Tensor) 
     images = split_tiles(functional.pad(image, beyond))
     masks = split_tiles(functional.pad(mask, beyond))
     parts = []
-    for part, keep in zip(images.split(len(image)), masks.split(len(image)), strict=True):
-        parts.append(part * keep + (1 - keep) * inpainting(part * keep, keep))
     rows, columns = -(-height // TILE), -(-width // TILE)
+    count = rows * columns
+    for part, keep in zip(images.chunk(count), masks.chunk(count), strict=True):
+        parts.append(part * keep + (1 - keep) * inpainting(part * keep, keep))
     return join_tiles(torch.cat(parts), rows, columns)[:, :, :height, :width]
 
 

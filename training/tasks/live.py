@@ -260,7 +260,7 @@ class LiveTask:
         data = self.data
         clean, residual, mask = self.samples.pair(split, index, rng)
         skin: npt.NDArray[np.uint8] = np.ones(mask.shape, np.uint8)
-        image = np.clip(clean.astype(np.float32) / 255 + residual, 0, 1)
+        image = np.clip(_unit(clean) + residual, 0, 1)
         if augment:
             image, _, factor = lambda_augment(clean, residual, rng, range_=self.samples.lambdas)
             mask = mask * np.float32(factor > 0)
@@ -278,13 +278,8 @@ class LiveTask:
                         picture, face.landmarks, same, amount=data.wrinkle_amount, skin=skin
                     )
                     pictures.append(wrinkled)
-                image, clean = pictures[0].astype(np.float32) / 255, pictures[1]
-        return (
-            image,
-            clean.astype(np.float32) / 255,
-            mask[..., None],
-            skin[..., None].astype(np.float32),
-        )
+                image, clean = _unit(pictures[0]), pictures[1]
+        return image, _unit(clean), mask[..., None], skin[..., None].astype(np.float32)
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         """`image`, `clean` [N, 3, S, S] in [0, 1], `blemish` and `skin` [N, 1, S, S]."""
@@ -392,6 +387,10 @@ class LiveTask:
             columns.append(torch.cat([*rows, where.expand(-1, 3, -1, -1)], dim=2)[0])
         sheet = torch.cat(columns, dim=2).float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         return {"live": np.round(sheet * 255).astype(np.uint8)}
+
+
+def _unit(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return np.asarray(picture.astype(np.float32) / np.float32(255), dtype=np.float32)
 
 
 def _batch(rows: list[tuple[npt.NDArray[np.float32], ...]]) -> dict[str, Tensor]:

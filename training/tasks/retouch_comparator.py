@@ -250,7 +250,7 @@ class ComparatorTask:
         l1 = functional.l1_loss(found, target)
         total, parts = weights.l1 * l1, {"l1": l1.item()}
         if low is not None and weights.low_resolution > 0:
-            small = functional.adaptive_avg_pool2d(target, list(low.shape[-2:]))
+            small = functional.adaptive_avg_pool2d(target, (low.shape[-2], low.shape[-1]))
             coarse = functional.l1_loss(low.float(), small)
             total = total + weights.low_resolution * coarse
             parts["low_resolution"] = coarse.item()
