@@ -12,7 +12,6 @@ import pytest
 from revisage.alignment import square_matrix, transform_points
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import align_face, aligned_faces
-
 from tests.training.drawn_face import drawn_landmarks
 
 
@@ -73,7 +72,7 @@ def test_nothing_found_is_one_clear_error(tmp_path: Path) -> None:
         aligned_faces([folder], "val", 64, min_native_face_px=1000)
     with pytest.raises(RecipeError, match="split 'test'"):
         aligned_faces([folder], "test", 64)
-    with pytest.raises(RecipeError, match="not a known layout"):
+    with pytest.raises(RecipeError, match="no such folder"):
         aligned_faces([tmp_path / "nowhere"], "train", 64)
 
 

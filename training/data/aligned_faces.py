@@ -82,7 +82,7 @@ def _aligned(
                 count = 0 if record.landmarks is None else len(record.landmarks)
                 raise RecipeError(
                     f"{folder}: {record.id} has {count} landmarks, and aligning needs 68; annotate "
-                    "the pictures in the layout of training/data/portraits.py"
+                    "the pictures with python -m revisage.training.data.annotate"
                 )
             if _native_face_px(record) >= min_native_face_px:
                 chosen.append((record, record.landmarks))
@@ -90,10 +90,11 @@ def _aligned(
         chosen = chosen[:limit]
     if not chosen:
         what = f"split {split!r}" if split else "any split"
+        width = f" with a face of at least {min_native_face_px:g} px" if min_native_face_px else ""
+        lower = ", or lower data.min_native_face_px" if min_native_face_px else ""
         raise RecipeError(
-            f"no portrait of {what} with a face of at least {min_native_face_px:g} px in "
-            f"{', '.join(folders) or 'no folder'}: name other folders, another split, or a lower "
-            "min_native_face_px"
+            f"no portrait of {what}{width} in {', '.join(folders) or 'no folder'}: name folders "
+            f"that have some with data.portraits{lower}"
         )
     faces = []
     for record, points in chosen:

@@ -481,10 +481,17 @@ def read_faces(folder: str | Path, split: str | None = None) -> list[FaceRecord]
     Raises:
         RecipeError: no known layout, an unknown split, or missing files.
     """
+    if not Path(folder).is_dir():
+        raise RecipeError(
+            f"{folder}: no such folder here ({Path.cwd()}); name the folder of your pictures with "
+            "--set 'data.portraits=[\"FOLDER\"]'"
+        )
     for sign, reader in _LAYOUTS:
         if (Path(folder) / sign).exists():
             return reader(folder, split)
     signs = ", ".join(sign for sign, _ in _LAYOUTS)
     raise RecipeError(
-        f"{folder}: not a known layout of face pictures; one of {signs} should be in it"
+        f"{folder}: not a known layout of face pictures; one of {signs} should be in it. For "
+        "pictures of your own, make annotations.jsonl with revisage faces and "
+        "python -m revisage.training.data.annotate (see docs/training.md)"
     )

@@ -4,6 +4,7 @@ A folder holds JPEG or PNG files and `annotations.jsonl`: one JSON object per li
 `split`, `identity`, `width`, `height`, `box` [x, y, w, h] (tight box of the face, forehead to
 chin), `landmarks` (68 points, iBUG 300-W order), and optionally `face_px`, `yaw`, `pitch`, `roll`,
 `gray`, `face_mask`, `age`, `sharpness`, `native_face_px`.
+`annotate.py` makes one for pictures of your own.
 """
 
 from __future__ import annotations
@@ -77,7 +78,11 @@ def read_portraits(
     try:
         lines = listing.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise RecipeError(f"{listing}: no annotated portraits there ({error})") from error
+        raise RecipeError(
+            f"{listing}: no annotated portraits there ({error.strerror}); name folders "
+            "with --set 'data.portraits=[\"FOLDER\"]', or annotate yours with "
+            "python -m revisage.training.data.annotate (see docs/training.md)"
+        ) from error
     portraits = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
