@@ -11,13 +11,26 @@ __all__ = ["add_parser", "run"]
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "import", help="turn a published checkpoint into our safetensors, running nothing in it"
+        "import",
+        help="turn a published checkpoint into our safetensors, running nothing in it",
+        description="Recognise the network in a published checkpoint by its keys and write it as "
+        "safetensors. Nothing that the file holds is executed.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a torch file (.pth, .pt, .ckpt) or safetensors",
+    )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT.safetensors", help="file to write"
     )
-    parser.add_argument("--network", metavar="NAME", help="which one, where a file holds several")
+    parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="which one, where a file holds several; default: the generator, not its critic "
+        "(any unknown name prints all known ones)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.set_defaults(run=run)
 
@@ -39,6 +52,6 @@ def run(args: argparse.Namespace) -> int:
     count = sum(parameter.numel() for parameter in imported.network.parameters())
     sizes = ", ".join(f"{name}={value}" for name, value in imported.arguments.items())
     print(f"{args.out}: {imported.architecture} ({sizes}), {count / 1e6:.2f} M parameters")
-    if imported.ignored:
-        print(f"{len(imported.ignored)} tensors of other networks were left out")
+    for remark in imported.remarks():
+        print(remark)
     return 0

@@ -24,6 +24,8 @@ from torch import nn
 
 from revisage.errors import CheckpointError, OutputError
 from revisage.training.importers import (
+    ARCHITECTURES,
+    _recognise,
     from_checkpoint,
     from_state_dict,
     read_network,
@@ -34,7 +36,14 @@ from revisage.training.importers.checkpoint_reader import (
     StoredTensor,
     read_checkpoint,
 )
+from revisage.training.metrics.lpips import Lpips
+from revisage.training.models import cyclegan, dmfn, pix2pixhd, skin_retouching, stargan
+from revisage.training.models.deeplabv3 import DeepLabV3
+from revisage.training.models.gfrnet_warpnet import PyramidWarpNet, WarpNet
 from revisage.training.models.lama import LamaDiscriminator, LamaGenerator
+from revisage.training.models.stylegan2 import StyleGAN2, StyleGAN2Discriminator
+from revisage.training.models.stylegan2_ada import NvStyleGAN2
+from revisage.training.models.unet import UNet
 from revisage.training.models.unetpp import UNetPlusPlus
 from tests.support import shared_folder
 
@@ -150,7 +159,9 @@ def test_unetpp_sizes_are_recovered() -> None:
     assert same_weights(network, again)
 
 
-@pytest.mark.parametrize("prefix", ["generator.", "", "module.generator.", "module."])
+@pytest.mark.parametrize(
+    "prefix", ["generator.", "", "module.generator.", "generator.module.", "module."]
+)
 def test_known_prefixes_are_found(prefix: str) -> None:
     network = small_lama()
     again = from_state_dict({prefix + k: v for k, v in network.state_dict().items()})
@@ -160,7 +171,7 @@ def test_known_prefixes_are_found(prefix: str) -> None:
 def test_the_wanted_network_is_taken(checkpoint: Path) -> None:
     assert isinstance(from_checkpoint(checkpoint), LamaGenerator)
     assert isinstance(from_checkpoint(checkpoint, "lama_discriminator"), LamaDiscriminator)
-    with pytest.raises(CheckpointError, match="fit no known network"):
+    with pytest.raises(CheckpointError, match="holds no unetpp, but lama, lama_discriminator"):
         from_checkpoint(checkpoint, "unetpp")
     with pytest.raises(CheckpointError, match=r"no network 'x'; known: lama"):
         from_checkpoint(checkpoint, "x")
@@ -463,12 +474,122 @@ def test_absurd_sizes_are_refused_before_memory_is_taken() -> None:
         from_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((3,), 1e300, dtype=torch.float64), "not finite"),  # in float32
+        (torch.zeros(3, dtype=torch.complex64), "holds complex64, no weights"),
+        (torch.zeros(3, dtype=torch.int8), "holds int8, no weights"),
+        (torch.zeros(3, device="meta"), "no plain tensor"),
+        (torch.zeros(3).to_sparse(), "no plain tensor"),
+        (torch.zeros(0), "without values: "),
+        (torch.zeros(3, 1), "wrong shapes: "),
+        (None, "missing keys: "),
+    ],
+)
+def test_a_tensor_that_is_no_weight_is_refused_by_name(value: Any, message: str) -> None:
+    state: dict[Any, Any] = dict(small_lama().state_dict())
+    head = max(k for k in state if k.endswith("bias") and state[k].shape == (3,))
+    state[head] = value
+    state[7] = torch.zeros(1)  # no name, so no part of a state dict
+    with pytest.raises(CheckpointError, match=message) as caught:
+        from_state_dict(state)
+    assert head in str(caught.value)
+
+
+def test_one_storage_that_is_claimed_for_everything_is_refused() -> None:
+    wide = 1 << 15
+    state: dict[str, Any] = {}
+    for key, value in NvStyleGAN2(8, 0, 8, 8, channels=[4, 4], num_layers=2).state_dict().items():
+        shape = [wide if side == 4 and not key.endswith("filter") else side for side in value.shape]
+        shape[-2:] = value.shape[-2:] if key.endswith("const") else shape[-2:]
+        state[key] = torch.zeros(()).expand(shape)  # one value in memory
+    with pytest.raises(CheckpointError, match="at most 2000000000 are read"):
+        from_state_dict(state)
+
+
 def test_nothing_known(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no tensors"):
+        from_state_dict([torch.zeros(2)])  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="fit no known network"):
         from_state_dict({"a.weight": torch.zeros(2)})
     torch.save({"epoch": 1}, tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match=r"none\.pt: it holds no tensors"):
         from_checkpoint(tmp_path / "none.pt")
+
+
+def test_all_that_is_not_taken_is_named() -> None:
+    generator, critic = small_lama().state_dict(), LamaDiscriminator(ndf=4, n_layers=2).state_dict()
+    counter = next(k for k in generator if k.endswith("num_batches_tracked"))
+    state = {k: v for k, v in generator.items() if k != counter}
+    found = _recognise({"run": {"g_ema": state, "d": critic}, "mean": torch.zeros(2)}, None)
+    assert found.architecture == "lama"
+    assert found.absent == (counter,)
+    assert found.others == ("lama_discriminator",)
+    assert {"mean", "run.d.model0.0.weight"} < set(found.ignored)
+    assert len(found.ignored) == len(critic) + 1
+    said = "\n".join(found.remarks())
+    assert "also there, see --network: lama_discriminator" in said
+    assert counter in said
+
+
+SMALL_NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "lama": small_lama,
+    "lama_discriminator": lambda: LamaDiscriminator(ndf=4, n_layers=2),
+    "unetpp": lambda: UNetPlusPlus(decoder_channels=(32, 16)),
+    "unet": lambda: UNet(decoder_channels=(32, 16)),
+    "deeplabv3": lambda: DeepLabV3(decoder_channels=8, depth=3),
+    "gfrnet_warpnet": lambda: WarpNet(2, 3),
+    "gfrnet_pyramid_warpnet": lambda: PyramidWarpNet(4),
+    "pix2pixhd_local": lambda: pix2pixhd.LocalEnhancer(
+        ngf=4, n_downsample_global=2, n_blocks_global=1, n_blocks_local=1
+    ),
+    "pix2pixhd_global": lambda: pix2pixhd.GlobalGenerator(ngf=2, n_downsampling=4, n_blocks=1),
+    "pix2pixhd_global_3": lambda: pix2pixhd.GlobalGenerator(ngf=2, n_downsampling=3, n_blocks=1),
+    "pix2pixhd_global_5": lambda: pix2pixhd.GlobalGenerator(ngf=2, n_downsampling=5, n_blocks=1),
+    "pix2pixhd_discriminator": lambda: pix2pixhd.MultiscaleDiscriminator(ndf=4),
+    "cyclegan_resnet": lambda: cyclegan.ResnetGenerator(ngf=4, n_blocks=2),
+    "cyclegan_unet": lambda: cyclegan.UnetGenerator(ngf=2, num_downs=5),
+    "cyclegan_patch": lambda: cyclegan.NLayerDiscriminator(ndf=4),
+    "cyclegan_pixel": lambda: cyclegan.PixelDiscriminator(ndf=4),
+    "stargan": lambda: stargan.StarGANGenerator(4, 3, 1),
+    "stargan_discriminator": lambda: stargan.StarGANDiscriminator(16, 4, 3, 2),
+    "dmfn": lambda: dmfn.DMFNGenerator(nf=4, n_res=1),
+    "dmfn_discriminator": lambda: dmfn.DMFNDiscriminator(nf=4, size=64, hidden=8),
+    "dmfb": lambda: dmfn.DMFB(8),
+    "stylegan2": lambda: StyleGAN2(16, 8, 2, channels=[8, 6, 4]),
+    "stylegan2_discriminator": lambda: StyleGAN2Discriminator(16, channels=[8, 6, 4]),
+    "stylegan2_ada": lambda: NvStyleGAN2(8, 3, 8, 16, channels=[8, 6, 4], num_layers=2),
+    "lpips": lambda: Lpips("alex"),
+    "skin_detection": lambda: skin_retouching.DetectionUNet(width=4),
+    "skin_inpainting": lambda: skin_retouching.InpaintingUNet(width=4),
+    "skin_blend": lambda: skin_retouching.BlendUNet(width=4),
+}
+
+
+def test_no_architecture_is_without_a_small_network() -> None:
+    assert list(SMALL_NETWORKS) == list(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # The ResNeXt encoder has one size, a large one.
+        pytest.param(name, marks=pytest.mark.slow if name in {"unetpp", "unet"} else ())
+        for name in SMALL_NETWORKS
+    ],
+)
+def test_every_architecture_goes_to_safetensors_and_back(name: str, tmp_path: Path) -> None:
+    network = SMALL_NETWORKS[name]()
+    path = tmp_path / f"{name}.pth"
+    torch.save({f"module.{k}": v for k, v in network.state_dict().items()}, path)
+    imported = read_network(path)
+    assert imported.architecture == name
+    assert same_weights(imported.network, network)
+    assert imported.remarks() == []
+    again = read_network(save_imported(imported, path.with_suffix(".safetensors")))
+    assert (again.architecture, again.arguments) == (name, imported.arguments)
+    assert same_weights(again.network, network)
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -499,7 +620,10 @@ def test_the_command_imports_and_refuses(
 
     out = tmp_path / "lama.safetensors"
     assert main(["import", str(checkpoint), "-o", str(out)]) == 0
-    assert "lama (input_nc=4" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "lama (input_nc=4" in said
+    assert "also there, see --network: lama_discriminator" in said
+    assert "discriminator.model0.0.bias" in said
     assert same_weights(from_checkpoint(out), small_lama())
     assert main(["import", str(checkpoint), "-o", str(out)]) == 2
     assert "exists already" in capsys.readouterr().err

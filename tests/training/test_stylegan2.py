@@ -302,6 +302,18 @@ def test_nvlabs_clamp_limits_every_activation() -> None:
         assert tight(z, noise_mode="none").abs().max() <= 0.2 * 1.001
 
 
+def test_nvlabs_clamp_is_set_afterwards() -> None:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"channels": [4, 4], "num_layers": 1}
+    tight = NvStyleGAN2(4, 0, 4, 8, conv_clamp=0.1, **settings).eval()
+    imported = from_state_dict(tight.state_dict())
+    assert isinstance(imported, NvStyleGAN2)
+    z = torch.randn(2, 4)
+    wanted = tight(z, noise_mode="const")
+    assert not torch.equal(imported(z, noise_mode="const"), wanted)
+    assert torch.equal(imported.use_clamp(0.1)(z, noise_mode="const"), wanted)
+
+
 def test_nvlabs_weights_as_stylegan2() -> None:
     torch.manual_seed(0)
     network = NvStyleGAN2(8, 0, 8, 16, channels=[6, 5, 4], num_layers=3).eval()

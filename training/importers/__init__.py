@@ -12,14 +12,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from revisage.errors import CheckpointError, OutputError
-from revisage.training.importers.architecture import Architecture, Arguments, load_checked
+from revisage.training.importers.architecture import Architecture, Arguments, listed, load_checked
 from revisage.training.importers.checkpoint_reader import StoredTensor, read_checkpoint
 from revisage.training.importers.cyclegan import (
     CYCLEGAN_PATCH,
@@ -103,63 +103,115 @@ class Imported:
     architecture: str
     arguments: Arguments  # of its constructor
     network: torch.nn.Module  # float32, eval mode
-    ignored: tuple[str, ...]  # keys of the checkpoint that belong to other networks
+    ignored: tuple[str, ...] = ()  # tensors of the file that belong to something else
+    surplus: tuple[str, ...] = ()  # keys of this network that old versions stored; dropped
+    absent: tuple[str, ...] = ()  # keys that may be missing and were; constants, counters
+    others: tuple[str, ...] = ()  # names of the further networks that the file holds
+
+    def remarks(self) -> list[str]:
+        """What was left out or is not there, by name, a line each."""
+        lines = (
+            ("also there, see --network", self.others),
+            ("left out, of other networks or the training", self.ignored),
+            ("dropped, of no use", self.surplus),
+            ("missing, set to their constant", self.absent),
+        )
+        return [f"{what}: {listed(names)}" for what, names in lines if names]
 
 
-def _candidates(content: Any) -> list[Mapping[str, Any]]:
-    """Mappings that may be a state dict: the content itself, then what stands one level down."""
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A place in a checkpoint where the marks of an architecture are."""
+
+    architecture: Architecture
+    path: str  # of the state dict in the file: "", "g_ema.", "model.state_dict."
+    tensors: Mapping[str, Any]  # of that state dict
+    prefix: str  # of the network's keys in it
+
+
+def _state_dicts(content: Any, path: str = "", deeper: int = 2) -> dict[str, Mapping[str, Any]]:
+    """Mappings with tensors, by their path: the content itself, then what stands inside."""
     if not isinstance(content, Mapping):
-        return []
-    children = [item for item in content.items() if isinstance(item[1], Mapping)]
-    # Of a generator and its average ("g" and "g_ema") the average is the one to use.
-    children.sort(key=lambda item: "ema" not in str(item[0]).lower().split("_"))
-    found = [content, *(child for _, child in children)]
-    kept: list[Mapping[str, Any]] = []
-    for mapping in found:
-        tensors = {
-            key: value
-            for key, value in mapping.items()
-            if isinstance(key, str) and isinstance(value, (StoredTensor, torch.Tensor))
-        }
-        if tensors:
-            kept.append(tensors)
-    return kept
+        return {}
+    found: dict[str, Mapping[str, Any]] = {}
+    tensors = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, (StoredTensor, torch.Tensor))
+    }
+    if tensors:
+        found[path] = tensors
+    if deeper:
+        children = [item for item in content.items() if isinstance(item[0], str)]
+        # Of a generator and its average ("g" and "g_ema") the average is the one to use.
+        children.sort(key=lambda item: "ema" not in item[0].lower().split("_"))
+        for key, value in children:
+            found |= _state_dicts(value, f"{path}{key}.", deeper - 1)
+    return found
 
 
-def _loader(tensors: Mapping[str, Any], prefix: str) -> Callable[[str], torch.Tensor]:
-    def load(key: str) -> torch.Tensor:
-        value = tensors[prefix + key]
-        loaded: torch.Tensor = value.load() if isinstance(value, StoredTensor) else value
-        return loaded
-
-    return load
+def _search(states: Mapping[str, Mapping[str, Any]]) -> Iterator[_Found]:
+    """Every network that is there, in the order of `ARCHITECTURES`."""
+    for architecture in ARCHITECTURES.values():
+        for path, tensors in states.items():
+            for prefix in architecture.places():
+                if architecture.matches(tensors, prefix):
+                    yield _Found(architecture, path, tensors, prefix)
 
 
 def _recognise(content: Any, wanted: str | None) -> Imported:
     if wanted is not None and wanted not in ARCHITECTURES:
         raise CheckpointError(f"no network {wanted!r}; known: {', '.join(ARCHITECTURES)}")
-    candidates = _candidates(content)
-    if not candidates:
+    states = _state_dicts(content)
+    if not states:
         raise CheckpointError("it holds no tensors")
-    for architecture in ARCHITECTURES.values():
-        if wanted not in {None, architecture.name}:
-            continue
-        for tensors in candidates:
-            for prefix in architecture.prefixes:
-                if not architecture.matches(tensors, prefix):
-                    continue
-                shapes = {
-                    key.removeprefix(prefix): tuple(value.shape)
-                    for key, value in tensors.items()
-                    if key.startswith(prefix)
-                }
-                network, arguments = load_checked(architecture, shapes, _loader(tensors, prefix))
-                ignored = tuple(sorted(k for k in tensors if not k.startswith(prefix)))
-                return Imported(architecture.name, arguments, network, ignored)
-    some = sorted(candidates[0])
-    raise CheckpointError(
-        f"its keys fit no known network ({', '.join(ARCHITECTURES)}); it has "
-        f"{', '.join(some[:4])}{' ...' if len(some) > 4 else ''}"
+    found = list(_search(states))
+    names = list(dict.fromkeys(one.architecture.name for one in found))
+    if not found:
+        some = sorted(path + key for path, tensors in states.items() for key in tensors)
+        raise CheckpointError(
+            f"its keys fit no known network ({', '.join(ARCHITECTURES)}); it has {listed(some)}"
+        )
+    if wanted is not None and wanted not in names:
+        raise CheckpointError(f"it holds no {wanted}, but {', '.join(names)}")
+    chosen = next(one for one in found if wanted in {None, one.architecture.name})
+    # The keys of one network may have the marks of another too, which is then not there.
+    place = (chosen.path, chosen.prefix)
+    others = dict.fromkeys(
+        one.architecture.name for one in found if (one.path, one.prefix) != place
+    )
+    return _load(chosen, states, tuple(name for name in others if name != chosen.architecture.name))
+
+
+def _load(
+    found: _Found, states: Mapping[str, Mapping[str, Any]], others: tuple[str, ...]
+) -> Imported:
+    architecture, prefix = found.architecture, found.prefix
+    own = {k.removeprefix(prefix): v for k, v in found.tensors.items() if k.startswith(prefix)}
+
+    def load(key: str) -> torch.Tensor:
+        value = own[key]
+        loaded: torch.Tensor = value.load() if isinstance(value, StoredTensor) else value
+        return loaded
+
+    shapes = {key: tuple(value.shape) for key, value in own.items()}
+    network, arguments = load_checked(architecture, shapes, load)
+    wanted = network.state_dict().keys()
+    return Imported(
+        architecture.name,
+        arguments,
+        network,
+        ignored=tuple(
+            sorted(
+                key if path == found.path else path + key
+                for path, tensors in states.items()
+                for key in tensors
+                if path != found.path or not key.startswith(prefix)
+            )
+        ),
+        surplus=tuple(sorted(own.keys() - wanted)),
+        absent=tuple(sorted(wanted - own.keys())),
+        others=others,
     )
 
 
@@ -177,7 +229,10 @@ def from_checkpoint(path: str | os.PathLike[str], network: str | None = None) ->
 
     Args:
         path: a torch file (zip or legacy format, foreign class references allowed) or safetensors.
-        network: name of the architecture, where a file holds several; None takes the first known.
+            The state dict may stand in dictionaries, up to two deep; of several, an average (a
+            name with "ema") goes first.
+        network: name of the architecture, where a file holds several; None takes the first of
+            `ARCHITECTURES`, which has generators before their critics.
 
     Raises:
         CheckpointError: not a checkpoint, damaged, of no known network, or with keys or shapes
@@ -190,7 +245,7 @@ def from_state_dict(
     state: Mapping[str, torch.Tensor], network: str | None = None
 ) -> torch.nn.Module:
     """The network whose tensors `state` holds, in eval mode; see `from_checkpoint`."""
-    return _recognise(dict(state), network).network
+    return _recognise(state, network).network
 
 
 def save_imported(imported: Imported, out: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -205,8 +260,9 @@ def save_imported(imported: Imported, out: str | os.PathLike[str], *, force: boo
     place = Path(out)
     if place.exists() and not force:
         raise OutputError(f"{place} exists already: remove it, or import with --force")
+    # Copies, because one tensor may have several names, which the format does not allow.
     tensors = {
-        key: value.detach().cpu().contiguous()
+        key: value.detach().cpu().contiguous().clone()
         for key, value in imported.network.state_dict().items()
     }
     metadata = {

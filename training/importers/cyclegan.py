@@ -33,7 +33,7 @@ __all__ = ["CYCLEGAN_PATCH", "CYCLEGAN_PIXEL", "CYCLEGAN_RESNET", "CYCLEGAN_UNET
 
 STATISTICS = (r"(.*\.)?\d+\.(running_mean|running_var|num_batches_tracked)",)
 SOURCE = "pytorch-CycleGAN-and-pix2pix"
-PREFIXES = ("", "module.", "netG.", "netD.", "netG_A.", "netG_B.")
+PREFIXES = ("", "netG.", "netD.", "netG_A.", "netG_B.")
 
 
 def _norm(shapes: Shapes, conv: str, norm: str) -> str:

@@ -48,8 +48,7 @@ DEEPLABV3 = Architecture(
     name="deeplabv3",
     source="segmentation_models.pytorch",
     marks=("encoder.conv1.weight", "decoder.aspp.convs.0.0.weight", "decoder.conv.weight"),
-    # Plain; inside a training wrapper; saved from DataParallel.
-    prefixes=("", "model.", "net.", "module.", "model.model."),
+    prefixes=("", "model.", "net.", "model.model."),  # plain; inside a training wrapper
     arguments=_arguments,
     build=_build,
     surplus=(r"encoder\.fc\..*",),

@@ -78,7 +78,7 @@ DMFN = Architecture(
     name="dmfn",
     source=SOURCE,
     marks=("encoder.0.conv.weight", "decoder.1.deconv.weight", "decoder.3.conv.weight"),
-    prefixes=("", "module.", "netG.", "generator."),
+    prefixes=("", "netG.", "generator."),
     arguments=_generator_arguments,
     build=_build_generator,
 )
@@ -87,7 +87,7 @@ DMFN_DISCRIMINATOR = Architecture(
     name="dmfn_discriminator",
     source=SOURCE,
     marks=("local_fea1.conv.weight", "global_model.0.conv.weight", "global_classifier.weight"),
-    prefixes=("", "module.", "netD.", "discriminator."),
+    prefixes=("", "netD.", "discriminator."),
     arguments=_discriminator_arguments,
     build=_build_discriminator,
 )
@@ -96,7 +96,7 @@ DMFB_BLOCK = Architecture(
     name="dmfb",
     source=SOURCE,
     marks=("c1.weight", "d1.weight", "d2.weight", "d3.weight", "d4.weight", "c2.weight"),
-    prefixes=("", "module."),
+    prefixes=("",),
     arguments=_block_arguments,
     build=_build_block,
 )

@@ -23,8 +23,7 @@ from revisage.training.importers.architecture import Architecture, Arguments, Sh
 
 __all__ = ["GFRNET_PYRAMID_WARPNET", "GFRNET_WARPNET"]
 
-# Plain; a member of a larger network; saved from DataParallel.
-PREFIXES = ("", "module.", "netFlow.", "module.netFlow.", "netFlow.module.", "model.")
+PREFIXES = ("", "netFlow.", "model.")  # plain; a member of a larger network
 
 
 def _arguments(shapes: Shapes) -> Arguments:

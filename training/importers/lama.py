@@ -97,7 +97,7 @@ LAMA = Architecture(
     name="lama",
     source="advimman/lama",
     marks=("model.1.ffc.convl2l.weight", "model.2.ffc.convl2l.weight"),
-    prefixes=("generator.", "", "module.generator.", "module."),
+    prefixes=("generator.", ""),
     arguments=_generator_arguments,
     build=_build_generator,
 )
@@ -106,7 +106,7 @@ LAMA_DISCRIMINATOR = Architecture(
     name="lama_discriminator",
     source="advimman/lama",
     marks=("model0.0.weight", "model1.1.running_mean"),
-    prefixes=("discriminator.", "", "module.discriminator.", "module."),
+    prefixes=("discriminator.", ""),
     arguments=_discriminator_arguments,
     build=_build_discriminator,
 )

@@ -32,7 +32,7 @@ LPIPS = Architecture(
     name="lpips",
     source="richzhang/PerceptualSimilarity",
     marks=("net.slice1.0.weight", "lin0.model.1.weight"),
-    prefixes=("", "module.", "lpips.", "loss_fn.", "perceptual_loss."),
+    prefixes=("", "lpips.", "loss_fn.", "perceptual_loss."),
     arguments=_arguments,
     build=_build,
     # `lins` are other names of the same heads; early releases did not store them.

@@ -71,7 +71,7 @@ STARGAN = Architecture(
     name="stargan",
     source=SOURCE,
     marks=("main.0.weight", "main.1.weight", "main.3.weight", "main.6.weight"),
-    prefixes=("", "module.", "G.", "generator."),
+    prefixes=("", "G.", "generator."),
     arguments=_generator_arguments,
     build=_build_generator,
 )
@@ -80,7 +80,7 @@ STARGAN_DISCRIMINATOR = Architecture(
     name="stargan_discriminator",
     source=SOURCE,
     marks=("main.0.weight", "main.0.bias", "conv1.weight", "conv2.weight"),
-    prefixes=("", "module.", "D.", "discriminator."),
+    prefixes=("", "D.", "discriminator."),
     arguments=_discriminator_arguments,
     build=_build_discriminator,
 )

@@ -1,8 +1,9 @@
 """Checkpoints of StyleGAN2: rosinality/stylegan2-pytorch (MIT) and NVlabs/stylegan2-ada-pytorch.
 
 A training file of the first holds `{"g", "d", "g_ema", ...}`, converted official weights hold
-`{"g_ema", "latent_avg"}`; the averaged generator is taken where there is one. The published files
-of the second are pickles of module objects, which would have to be executed to be read; save
+`{"g_ema", "latent_avg"}`; the averaged generator is taken where there is one. `latent_avg` is no
+part of the network and is left out: `StyleGAN2.mean_latent` makes one. The published files of the
+second are pickles of module objects, which would have to be executed to be read; save
 `G_ema.state_dict()` with that code base first.
 
 | argument of `StyleGAN2` | from |
@@ -23,7 +24,8 @@ of the second are pickles of module objects, which would have to be executed to 
 | size, channels, img_channels | `synthesis.bR.conv1.weight`, `synthesis.b4.torgb.weight` |
 
 What no tensor tells: the minibatch-deviation group (4), and the clamp of the second, which its
-training script sets to 256 and which no sound network reaches in float32.
+training script sets to 256 and which no sound network reaches in float32. `NvStyleGAN2.use_clamp`
+sets another.
 """
 
 from __future__ import annotations
@@ -125,19 +127,17 @@ STYLEGAN2 = Architecture(
     name="stylegan2",
     source="rosinality/stylegan2-pytorch",
     marks=("input.input", "conv1.conv.modulation.weight", "to_rgb1.bias"),
-    # Plain; inside a pSp-like model; saved from DataParallel.
-    prefixes=("", "decoder.", "module."),
+    prefixes=("", "decoder."),  # plain; inside a pSp-like model
     arguments=_generator_arguments,
     build=_build_generator,
-    # Files from before the stored noise, and those of converters that drop the constant kernels.
-    absent=(r".*\.num_batches_tracked", r".*\.kernel"),
+    absent=(r".*\.kernel",),  # converters drop the constant kernels
 )
 
 STYLEGAN2_DISCRIMINATOR = Architecture(
     name="stylegan2_discriminator",
     source="rosinality/stylegan2-pytorch",
     marks=("convs.0.0.weight", "convs.1.conv2.1.weight", "final_linear.1.weight"),
-    prefixes=("", "module."),
+    prefixes=("",),
     arguments=_discriminator_arguments,
     build=_build_discriminator,
     absent=(r".*\.kernel",),
@@ -147,7 +147,7 @@ NV_STYLEGAN2 = Architecture(
     name="stylegan2_ada",
     source="NVlabs/stylegan2-ada-pytorch",
     marks=("synthesis.b4.const", "synthesis.b4.torgb.weight", "mapping.fc0.weight"),
-    prefixes=("", "module."),
+    prefixes=("",),
     arguments=_nv_arguments,
     build=_build_nv,
     absent=(r".*\.resample_filter",),

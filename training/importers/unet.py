@@ -42,8 +42,7 @@ UNET = Architecture(
     name="unet",
     source="segmentation_models.pytorch",
     marks=("encoder.conv1.weight", "decoder.blocks.0.conv1.0.weight"),
-    # Plain; inside a training wrapper; saved from DataParallel.
-    prefixes=("", "model.", "net.", "module.", "model.model."),
+    prefixes=("", "model.", "net.", "model.model."),  # plain; inside a training wrapper
     arguments=_arguments,
     build=_build,
     surplus=(r"encoder\.fc\..*",),
