@@ -1,8 +1,8 @@
 """Context Encoder: what stands in a square hole in the middle of a picture.
 
-Source: Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting" (CVPR), sections 3
-and 5 and the authors' code (pathak22/context-encoder), whose inpainting network differs from the
-paper's feature-learning one: it has no channel-wise layer, but a bottleneck of 4000 numbers.
+Source: Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting" (CVPR) and the
+authors' code (pathak22/context-encoder), whose inpainting network differs from the paper's
+feature-learning one: it has no channel-wise layer, but a bottleneck of 4000 numbers.
 
 Note [Models 0 to 3]
     The comparison of the encoder-decoder with skip connections against "Context-Encoder models 0

@@ -6,8 +6,8 @@ be used with each of them.
 
 | kind | source | one score sees | layers |
 |---|---|---|---|
-| stargan | Choi et al. 2018, table 5 | most of the picture | 4x4 stride 2, no norm |
-| patch | Isola et al. 2017, section 3.2.2 | 70 x 70 pixels | 4x4, instance norm |
+| stargan | Choi et al. 2018 | most of the picture | 4x4 stride 2, no norm |
+| patch | Isola et al. 2017 | 70 x 70 pixels | 4x4, instance norm |
 | red | Sagong et al. 2019 | nearly all, judged place by place | 5x5 stride 2, spectral norm |
 
 What is known of RED: it is the "region ensemble discriminator" of Sagong et al. 2019, "PEPSI: Fast

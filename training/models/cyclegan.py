@@ -1,10 +1,9 @@
 """CycleGAN and pix2pix: the ResNet and U-Net generators and the patch and pixel discriminators.
 
 Sources: Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
-Networks" (ICCV), section 4 and appendix 7.2; Isola et al. 2017, "Image-to-Image Translation with
-Conditional Adversarial Networks" (CVPR), appendix 6.1. Attribute names and the order of layers give
-the state-dict keys of the published checkpoints (junyanz/pytorch-CycleGAN-and-pix2pix,
-BSD-2-Clause); the code is our own.
+Networks" (ICCV); Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial
+Networks" (CVPR). Attribute names and the order of layers give the state-dict keys of the published
+checkpoints (junyanz/pytorch-CycleGAN-and-pix2pix, BSD-2-Clause); the code is our own.
 
 Pictures are RGB in [-1, 1], [N, C, H, W].
 

@@ -3,8 +3,8 @@
 Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation", in the form of
 segmentation_models.pytorch (`DeepLabV3`, encoder `resnext50_32x4d`), whose checkpoints load
 unchanged. Its encoder keeps 1/8 of the size and dilates instead; atrous spatial pyramid pooling
-(section 3.3) looks at the last feature at five scales. Unlike the paper there is one more 3 x 3
-convolution before the classifier, and no multi-grid.
+looks at the last feature at five scales. Unlike the paper there is one more 3 x 3 convolution
+before the classifier, and no multi-grid.
 """
 
 from __future__ import annotations

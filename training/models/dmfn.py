@@ -1,7 +1,8 @@
 """DMFN: inpainting with dense multi-scale fusion blocks, and its global and local discriminator.
 
-Source: Hui et al. 2020, "Image Fine-grained Inpainting" (arXiv 2002.02609), method section. Attribute names and the order of layers give the state-dict keys of the published checkpoints
-(Zheng222/DMFN); the code is our own.
+Source: Hui et al. 2020, "Image Fine-grained Inpainting" (arXiv 2002.02609), and the authors' code
+(Zheng222/DMFN), whose state-dict keys the attribute names and the order of layers give; the code is
+our own.
 
 Pictures are RGB in [-1, 1], [N, 3, H, W]; masks [N, 1, H, W], 1 = hole. All padding is zeros. The
 instance norms have neither weights nor running statistics, so the generator does the same in train

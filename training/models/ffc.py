@@ -1,7 +1,7 @@
 """Fast Fourier convolution: the building block of LaMa.
 
-Sources: Chi, Jiang and Mu 2020, "Fast Fourier Convolution" (NeurIPS), figures 2 and 3; Suvorov et
-al. 2022, "Resolution-robust Large Mask Inpainting with Fourier Convolutions" (WACV), section 2.1.
+Sources: Chi, Jiang and Mu 2020, "Fast Fourier Convolution" (NeurIPS); Suvorov et
+al. 2022, "Resolution-robust Large Mask Inpainting with Fourier Convolutions" (WACV).
 Names of modules give the state-dict keys of the published LaMa checkpoints.
 
 A feature map is a pair (local, global): local channels see a 3x3 neighbourhood, global channels
@@ -135,13 +135,13 @@ class FourierUnit(nn.Module):
 
 
 class SpectralTransform(nn.Module):
-    """Global to global path of an FFC: narrow, transform, add, widen (Chi et al., figure 3).
+    """Global to global path of an FFC: narrow, transform, add, widen.
 
     With stride 2 the input is average-pooled first.
 
     Args:
         local_unit: add a second Fourier unit that sees the four quadrants of a quarter of the
-            channels (the paper's "semi-global" unit, section 3.2; off in every shipped LaMa
+            channels (the paper's "semi-global" unit; off in every shipped LaMa
             configuration). Height and width must be even, the narrow channels a multiple of 4.
     """
 

@@ -1,8 +1,8 @@
 """LaMa at paper size: the generator of fast Fourier convolutions and its patch critic.
 
 Source: Suvorov et al. 2022, "Resolution-robust Large Mask Inpainting with Fourier Convolutions"
-(WACV), section 2 and the supplementary tables. Attribute names and the order of layers give the
-state-dict keys of the published checkpoints (advimman/lama, Apache-2.0); the code is our own.
+(WACV). Attribute names and the order of layers give the state-dict keys of the published
+checkpoints (advimman/lama, Apache-2.0); the code is our own.
 """
 
 from __future__ import annotations

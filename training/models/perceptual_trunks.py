@@ -46,7 +46,7 @@ _VGG_CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
 class VggTrunk(SequentialTrunk):
-    """VGG's convolutions (Simonyan and Zisserman 2015, table 1): configurations D (16) and E (19).
+    """VGG's convolutions (Simonyan and Zisserman 2015): configurations D (16) and E (19).
 
     Layer j of block i is `convI_J` and `reluI_J`, the end of the block `poolI`; `features.N` of
     torchvision's `vgg16` and `vgg19`.
@@ -121,7 +121,7 @@ class _DilatedBottleneck(nn.Module):
 
 
 class DilatedResNet50(nn.Module):
-    """The encoder that LaMa's high-receptive-field perceptual loss compares (section 2.2).
+    """The encoder that LaMa's high-receptive-field perceptual loss compares.
 
     A ResNet-50 with a stem of three 3 x 3 convolutions, trained for the segmentation of ADE20K
     (Zhou et al. 2018, "Semantic Understanding of Scenes"). The last two stages keep the stride at 8

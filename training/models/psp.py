@@ -1,10 +1,10 @@
 """pSp: an encoder that reads the W+ latents of StyleGAN2 from a picture.
 
 Source: Richardson et al. 2021, "Encoding in Style: a StyleGAN Encoder for Image-to-Image
-Translation" (CVPR), section 3 and figure 2: a feature pyramid over the improved residual network
-with squeeze and excitation (IR-SE-50, of ArcFace), and one small convolutional "map2style" network
-for every latent. Attribute names give the keys of the published checkpoints
-(eladrich/pixel2style2pixel, MIT: `encoder.*`, `decoder.*`); the code is our own.
+Translation" (CVPR): a feature pyramid over the improved residual network with squeeze and
+excitation (IR-SE-50, of ArcFace), and one small convolutional "map2style" network for every latent.
+Attribute names give the keys of the published checkpoints (eladrich/pixel2style2pixel, MIT:
+`encoder.*`, `decoder.*`); the code is our own.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _enlarged(x: Tensor, like: Tensor) -> Tensor:
 class Psp(nn.Module):
     """Encoder and generator: RGB in [0, 1] -> RGB, about [0, 1], both [N, 3, S, S].
 
-    What the encoder reads is added to the mean latent (section 3); the noise is the stored one.
+    What the encoder reads is added to the mean latent; the noise is the stored one.
 
     Args:
         encoder: reads pictures of its own size; larger ones are averaged down to it.

@@ -53,7 +53,7 @@ class ResNeXt50(nn.Module):
         depth: features that `forward` returns, 1 to 5.
         output_stride: 32; or 16 or 8, where the stages that would go below that size keep it and
             all their 3 x 3 convolutions are dilated twofold, then fourfold (Chen et al. 2017,
-            "Rethinking Atrous Convolution", section 3.1, without its multi-grid).
+            "Rethinking Atrous Convolution", without its multi-grid).
         width: channels behind the stem, even. 64 is ResNeXt-50 32x4d; with less there are as many
             times fewer channels and groups everywhere.
     """

@@ -1,9 +1,8 @@
 """StarGAN: one generator for every pair of domains, and its discriminator with a domain head.
 
 Source: Choi et al. 2018, "StarGAN: Unified Generative Adversarial Networks for Multi-Domain
-Image-to-Image Translation" (CVPR), section 3 and tables 4 and 5 of the appendix. Attribute names
-and the order of layers give the state-dict keys of the published checkpoints (yunjey/stargan, MIT);
-the code is our own.
+Image-to-Image Translation" (CVPR). Attribute names and the order of layers give the state-dict keys
+of the published checkpoints (yunjey/stargan, MIT); the code is our own.
 
 Pictures are RGB in [-1, 1], [N, 3, H, W]; labels are [N, c_dim], 1 for an attribute that the
 result shall have.
@@ -117,7 +116,7 @@ class StarGANGenerator(nn.Module):
 
     @classmethod
     def paper(cls, c_dim: int = 5) -> StarGANGenerator:
-        """Table 4: 64 channels, 6 blocks."""
+        """As published: 64 channels, 6 blocks."""
         return cls(64, c_dim, 6)
 
     @classmethod

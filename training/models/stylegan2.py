@@ -68,7 +68,7 @@ def normalise_second_moment(x: Tensor) -> Tensor:
 
 
 def scaled_leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2, times sqrt(2): keeps the variance of its input (appendix B)."""
+    """Leaky ReLU of slope 0.2, times sqrt(2): keeps the variance of its input."""
     return functional.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
@@ -173,7 +173,7 @@ def modulated_conv2d(
     up: bool = False,
     form: str = "activations",
 ) -> Tensor:
-    """A convolution whose input channels are scaled per sample (equations 1 and 3).
+    """A convolution whose input channels are scaled per sample: modulation, demodulation.
 
     Args:
         x: [N, I, H, W]; weight: [O, I, k, k]; style: [N, I].
@@ -280,7 +280,7 @@ class ScaledLeakyReLU(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, leaky ReLU (figure 2c)."""
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: one style block."""
 
     def __init__(self, inputs: int, outputs: int, style_dim: int, *, up: bool = False) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to colours, added to those of the level below (figure 7b)."""
+    """Modulated 1x1 convolution to colours, added to those of the level below."""
 
     def __init__(self, inputs: int, style_dim: int, *, up: bool = True) -> None:
         super().__init__()
@@ -522,7 +522,7 @@ class ResidualBlock(nn.Module):
 
 
 class StyleGAN2Discriminator(nn.Module):
-    """Residual discriminator (figure 7c): [N, 3, size, size] -> scores [N, 1], above 0 = real.
+    """Residual discriminator: [N, 3, size, size] -> scores [N, 1], above 0 = real.
 
     Args:
         size, channel_multiplier, largest_width, channels: as for `StyleGAN2`.

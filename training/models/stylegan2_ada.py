@@ -4,8 +4,8 @@ Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limit
 Attribute names and the order of layers give the state-dict keys of NVlabs/stylegan2-ada-pytorch;
 the code is our own. The mathematics are those of `stylegan2`; what differs: class labels, weights
 of 3x3 layers without the 1 / sqrt(fan in) that demodulation would cancel, clamped activations, and
-the mean of w stored with the mapping. `StyleGAN2` is the one to
-train; `as_stylegan2` makes one of weights in this layout.
+the mean of w stored with the mapping. Of the published architectures only "skip", its default, is
+here. `StyleGAN2` is the one to train; `as_stylegan2` makes one of weights in this layout.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from revisage.training.models.stylegan2 import (
     BINOMIAL,
+    EqualLinear,
     StyleGAN2,
     level_widths,
     modulated_conv2d,
@@ -40,29 +41,6 @@ def _resample_filter() -> Tensor:
 
 def _clamped(x: Tensor, limit: float | None) -> Tensor:
     return x if limit is None else x.clamp(-limit, limit)
-
-
-class FullyConnected(nn.Module):
-    """Linear layer with equalised learning rate; weights are stored divided by `rate`."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        bias: float = 0.0,
-        rate: float = 1.0,
-        activate: bool = False,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), float(bias)))
-        self.rate, self.activate = rate, activate
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.rate / math.sqrt(self.weight.shape[1])
-        x = functional.linear(x, self.weight * scale, self.bias * self.rate)
-        return scaled_leaky_relu(x) if self.activate else x
 
 
 class Mapping(nn.Module):
@@ -87,10 +65,10 @@ class Mapping(nn.Module):
         self.register_buffer("w_avg", torch.zeros(w_dim))
         embedded = (embed_features or w_dim) if c_dim else 0
         if c_dim:
-            self.embed = FullyConnected(c_dim, embedded)
+            self.embed = EqualLinear(c_dim, embedded)
         widths = [z_dim + embedded, *[layer_features or w_dim] * (num_layers - 1), w_dim]
         for layer in range(num_layers):
-            dense = FullyConnected(widths[layer], widths[layer + 1], rate=0.01, activate=True)
+            dense = EqualLinear(widths[layer], widths[layer + 1], rate=0.01, activate=True)
             self.add_module(f"fc{layer}", dense)
 
     def forward(
@@ -136,7 +114,7 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         self.up, self.side, self.conv_clamp = up, side, conv_clamp
         self.register_buffer("resample_filter", _resample_filter())
-        self.affine = FullyConnected(w_dim, inputs, bias=1.0)
+        self.affine = EqualLinear(w_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.register_buffer("noise_const", torch.randn(side, side))
         self.noise_strength = nn.Parameter(torch.zeros([]))
@@ -161,7 +139,7 @@ class ToRGB(nn.Module):
     def __init__(self, inputs: int, outputs: int, w_dim: int, conv_clamp: float | None) -> None:
         super().__init__()
         self.conv_clamp = conv_clamp
-        self.affine = FullyConnected(w_dim, inputs, bias=1.0)
+        self.affine = EqualLinear(w_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
@@ -295,6 +273,13 @@ class NvStyleGAN2(nn.Module):
         self.mapping = Mapping(
             z_dim, c_dim, w_dim, self.num_ws, num_layers, embed_features, layer_features
         )
+
+    def use_clamp(self, limit: float | None) -> NvStyleGAN2:
+        """Set the limit of every activation; None takes it away. No weight tells it."""
+        for module in self.modules():
+            if isinstance(module, SynthesisLayer | ToRGB):
+                module.conv_clamp = limit
+        return self
 
     def forward(
         self,
