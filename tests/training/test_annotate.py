@@ -12,7 +12,7 @@ import pytest
 
 from revisage.errors import OutputError, RecipeError
 from revisage.training.data.aligned_faces import aligned_faces
-from revisage.training.data.annotate import annotations, main, write_annotations
+from revisage.training.data.annotate import annotation_lines, main, write_annotations
 from revisage.training.data.portraits import read_portraits
 from tests.training.drawn_face import drawn_landmarks
 
@@ -63,12 +63,12 @@ def test_identities_of_folders_stay_in_one_split(tmp_path: Path) -> None:
         for person in ("ann", "ben", "cleo")
         for number in range(2)
     ]
-    lines = annotations(photos, tmp_path, identity="folder", held_out=0.0, smallest=10)
+    lines = annotation_lines(photos, tmp_path, identity="folder", held_out=0.0, smallest=10)
     assert [line["identity"] for line in lines] == ["ann", "ann", "ben", "ben", "cleo", "cleo"]
     assert {line["face_px"] for line in lines} == {70.0}
     assert len({(line["identity"], line["split"]) for line in lines}) == 3
     assert sum(line["split"] == "val" for line in lines) == 2
-    again = annotations(photos[::-1], tmp_path, identity="folder", held_out=0.0)
+    again = annotation_lines(photos[::-1], tmp_path, identity="folder", held_out=0.0)
     assert {(x["id"], x["split"]) for x in again} == {(x["id"], x["split"]) for x in lines}
 
 
@@ -88,17 +88,17 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ]
     for photos, message in wrong:
         with pytest.raises(RecipeError, match=message):
-            annotations(photos, folder)
+            annotation_lines(photos, folder)
     with pytest.raises(RecipeError, match="lies in no sub-folder"):
-        annotations([one, two], folder, identity="folder")
+        annotation_lines([one, two], folder, identity="folder")
     with pytest.raises(RecipeError, match=r"in \[0, 1\), not 1"):
-        annotations([one, two], folder, held_out=1.0)
+        annotation_lines([one, two], folder, held_out=1.0)
     listing = tmp_path / "faces.json"
     listing.write_text("", encoding="utf-8")
     assert main([str(listing), str(folder)]) == 2
     assert "did it end with an error?" in capsys.readouterr().err
     assert not (folder / "annotations.jsonl").exists()
-    lines = annotations([one, two], folder)
+    lines = annotation_lines([one, two], folder)
     place = write_annotations(lines, folder)
     with pytest.raises(OutputError, match="--force"):
         write_annotations(lines[:1], folder)

@@ -24,7 +24,7 @@ import numpy as np
 
 from revisage.errors import OutputError, RecipeError, RevisageError
 
-__all__ = ["annotations", "main", "write_annotations"]
+__all__ = ["annotation_lines", "main", "write_annotations"]
 
 NAME = "annotations.jsonl"
 IDENTITIES = ("photo", "folder")
@@ -74,7 +74,7 @@ def _held_out(identities: Sequence[str], share: float) -> set[str]:
     return set(people[:count])
 
 
-def annotations(
+def annotation_lines(
     photos: Any,
     folder: str | Path,
     *,
@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace annotations that are there")
     args = parser.parse_args(argv)
     try:
-        lines = annotations(
+        lines = annotation_lines(
             _read(args.faces),
             args.folder,
             identity=args.identity,

@@ -66,7 +66,7 @@ class RetouchSamples:
         except ValueError as error:
             raise RecipeError(f"[data]: {error}") from error
         self.data = data
-        self._skin: dict[int, FloatImage] = {}
+        self._skin: dict[tuple[str, int], FloatImage] = {}  # by split and index
         self._pairs: dict[str, RetouchPairs] = {}
 
     @property
@@ -106,9 +106,9 @@ class RetouchSamples:
             where: FloatImage = (np.abs(change).max(axis=2) > RETOUCHED).astype(np.float32)
             return clean, np.asarray(change, dtype=np.float32), where
         face = self.faces(split)[index]
-        if id(face) not in self._skin:
-            self._skin[id(face)] = blemish_skin(face.image, face.landmarks)
-        skin = self._skin[id(face)]
+        if (split, index) not in self._skin:
+            self._skin[split, index] = blemish_skin(face.image, face.landmarks)
+        skin = self._skin[split, index]
         drawn = add_blemishes(face.image, face.landmarks, rng, amount=self.data.amount, skin=skin)
         return face.image, drawn.residual, drawn.mask
 
