@@ -497,6 +497,13 @@ def test_a_tensor_that_is_no_weight_is_refused_by_name(value: Any, message: str)
     assert head in str(caught.value)
 
 
+def test_a_complex_counter_is_refused() -> None:
+    state = small_lama().state_dict()
+    counter = next(key for key in state if key.endswith("num_batches_tracked"))
+    with pytest.raises(CheckpointError, match=f"{counter} holds complex64"):
+        from_state_dict({**state, counter: torch.tensor(1j)})
+
+
 def test_one_storage_that_is_claimed_for_everything_is_refused() -> None:
     wide = 1 << 15
     state: dict[str, Any] = {}

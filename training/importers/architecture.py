@@ -150,7 +150,7 @@ _IMPOSSIBLE = (
 
 def _converted(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of the checkpoint as the network wants it."""
-    if dtype.is_floating_point and not tensor.is_floating_point():
+    if tensor.is_complex() or (dtype.is_floating_point and not tensor.is_floating_point()):
         raise CheckpointError(f"{key} holds {str(tensor.dtype).removeprefix('torch.')}, no weights")
     try:
         values = tensor.detach().to("cpu", dtype)
