@@ -10,7 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["ResNeXt50"]
+__all__ = ["ResNeXt50", "decoder_convolution"]
+
+
+def decoder_convolution(inside: int, outside: int) -> nn.Sequential:
+    """3 x 3 that keeps the size, batch norm, ReLU: what the decoders are made of."""
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(inplace=True),
+    )
 
 
 class _Bottleneck(nn.Module):

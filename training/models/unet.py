@@ -14,17 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from revisage.training.models.resnext import ResNeXt50
+from revisage.training.models.resnext import ResNeXt50, decoder_convolution
 
 __all__ = ["UNet"]
-
-
-def _convolution(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outside),
-        nn.ReLU(inplace=True),
-    )
 
 
 class _Block(nn.Module):
@@ -32,8 +24,8 @@ class _Block(nn.Module):
 
     def __init__(self, inside: int, skip: int, outside: int) -> None:
         super().__init__()
-        self.conv1 = _convolution(inside + skip, outside)
-        self.conv2 = _convolution(outside, outside)
+        self.conv1 = decoder_convolution(inside + skip, outside)
+        self.conv2 = decoder_convolution(outside, outside)
 
     def forward(
         self, deeper: torch.Tensor, skip: torch.Tensor | None, size: torch.Size

@@ -22,17 +22,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from revisage.training.models.resnext import ResNeXt50
+from revisage.training.models.resnext import ResNeXt50, decoder_convolution
 
 __all__ = ["UNetPlusPlus"]
-
-
-def _convolution(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outside),
-        nn.ReLU(inplace=True),
-    )
 
 
 class _Node(nn.Module):
@@ -40,8 +32,8 @@ class _Node(nn.Module):
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
-        self.conv1 = _convolution(inside, outside)
-        self.conv2 = _convolution(outside, outside)
+        self.conv1 = decoder_convolution(inside, outside)
+        self.conv2 = decoder_convolution(outside, outside)
 
     def forward(self, deeper: torch.Tensor, skips: Sequence[torch.Tensor]) -> torch.Tensor:
         larger = functional.interpolate(deeper, scale_factor=2.0, mode="nearest")
