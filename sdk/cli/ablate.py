@@ -35,7 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where it is written; default: runs/ablate/SCALE"
     )
-    parser.add_argument("--device", default="cpu", help="torch device; default: cpu")
+    parser.add_argument(
+        "--device", default="cpu", help="torch device: cpu (default), cuda or cuda:N"
+    )
     parser.set_defaults(run=run)
 
 

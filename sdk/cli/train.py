@@ -10,7 +10,13 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser("train", help="run a training recipe, or continue a run")
+    parser = subparsers.add_parser(
+        "train",
+        help="run a training recipe, or continue a run",
+        description="Run a training recipe; a run that was stopped goes on in its folder.",
+        epilog="Pictures of your own: --set 'data.portraits=[\"FOLDER\"]', after python -m "
+        "revisage.training.data.annotate has described them. The guide is docs/training.md.",
+    )
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help="a .toml file, or the name of a shipped one"
     )
@@ -27,7 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the run is written; default: runs/RECIPE"
     )
-    parser.add_argument("--device", default="cpu", help="torch device; default: cpu")
+    parser.add_argument(
+        "--device", default="cpu", help="torch device: cpu (default), cuda or cuda:N"
+    )
     parser.set_defaults(run=run)
 
 
