@@ -395,10 +395,24 @@ def test_penalties_count_for_the_steps_between(portraits_folder: Path) -> None:
     assert batch["image"].shape == (4, 3, 32, 32)
     loss, parts = task.r1_loss(dict(batch))
     assert loss.item() == pytest.approx(3.0 / 2 * 5 * parts["r1"])
+    assert not batch["image"].requires_grad  # the other turns of the step see it too
     loss, parts = task.path_loss(batch)
     assert loss.item() == pytest.approx(2.0 * 4 * parts["penalty"])
     latents = task.latents(3)
     assert bool((latents == latents[:, :1]).all())  # nothing is mixed
+
+
+def test_the_distance_is_to_as_many_faces_as_were_asked_for(
+    portraits_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny(portraits_folder)
+    recipe["data"].update(judged=8, compared=1)
+    task = task_module.build(recipe)
+    figures = task.validate(task.networks, tmp_path, 1)
+    assert figures["fid_stand_in"] > 0
+    assert task.real_features is not None
+    assert len(task.real_features) == 2  # one of each split
+    assert task.validate(task.networks, tmp_path, 2) == figures
 
 
 def test_mixing_regularisation_mixes(portraits_folder: Path) -> None:

@@ -66,6 +66,7 @@ class Data:
     size: int = 1024  # side of the aligned square
     min_native_face_px: float = 0.0
     judged: int = 256  # pictures made for the Frechet distance; 0 leaves it out
+    compared: int = 0  # faces of each split that the made ones are compared with; 0 takes all
     inception: str = ""  # weights of the FID's network; empty takes the stand-in
 
 
@@ -125,7 +126,7 @@ class StyleGAN2Task:
                 )
             )
         self.turns = tuple(turns)
-        self.real_features: npt.NDArray[np.float64] | None = None  # of all faces, when first judged
+        self.real_features: npt.NDArray[np.float64] | None = None  # when first judged
         self.notes: dict[str, str] = {}
         if data.judged:
             self.notes["frechet"] = frechet_features(data.inception).record
@@ -230,6 +231,7 @@ class StyleGAN2Task:
         `train_score` that of trained faces less made ones; far apart, they show overfitting.
         """
         data = self.data
+        faces = {split: self._faces(split)[: data.compared or None] for split in ("train", "val")}
         device = self.generator.input.input.device
         made = self._made(networks["generator"], max(8, data.judged))
 
@@ -240,14 +242,14 @@ class StyleGAN2Task:
         fake = score([2 * p - 1 for p in made[:8]])
         figures = {}
         for name, split in (("held_out_score", "val"), ("train_score", "train")):
-            real = [signed_pictures([face.image]) for face in self._faces(split)[:64]]
+            real = [signed_pictures([face.image]) for face in faces[split][:64]]
             figures[name] = score(real) - fake
         if data.judged:
             features = frechet_features(data.inception)
             if self.real_features is None:
-                faces = self._faces("train") + self._faces("val")
+                real_faces = faces["train"] + faces["val"]
                 self.real_features = features_of(
-                    features, (unit_range(signed_pictures([face.image])) for face in faces)
+                    features, (unit_range(signed_pictures([face.image])) for face in real_faces)
                 )
             distance = frechet_distance(self.real_features, features_of(features, made))
             figures[features.name] = distance
