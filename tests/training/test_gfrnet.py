@@ -24,6 +24,7 @@ from revisage.training.models.gfrnet import (
     RecNet,
     RestorationDiscriminator,
     face_boxes,
+    make_warpnet,
     part_boxes,
     predicted_grid,
 )
@@ -388,3 +389,18 @@ def test_bad_recipes_are_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         tiny(restore_task, portraits_folder, **changes)
+
+
+def test_offsets_begin_with_a_field_at_rest() -> None:
+    """With `reach` an untrained network leaves the guide where it is; as published it does not."""
+    torch.manual_seed(3)
+    degraded, guide = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    warpnet = make_warpnet("pyramid", 8).eval()
+    rest = identity_grid(64, 64)
+    published = predicted_grid(warpnet, degraded, guide)
+    offsets = predicted_grid(warpnet, degraded, guide, 0.25)
+    torch.testing.assert_close(offsets, rest + 0.25 * published)
+    assert (offsets - rest).abs().max() <= 0.25
+    assert (offsets - rest).abs().mean() < 0.25 * (published - rest).abs().mean()
+    with pytest.raises(ValueError, match="reach"):
+        GFRNet(reach=-1.0)

@@ -350,7 +350,7 @@ def published_or_stand_in(
 ) -> PerceptualNetwork:
     """The published network where its file is named, our stand-in where none is.
 
-    A recipe at paper settings runs on a machine without the published weights, too; `.record`, which
+    A recipe at paper settings also runs on a machine without the published weights; `.record`, which
     tasks write into the run, says which network it was. See `perceptual_network`.
     """
     if kind not in KINDS:

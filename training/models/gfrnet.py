@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from revisage.training.models.gfrnet_warpnet import PyramidWarpNet, WarpNet, warp
+from revisage.training.models.gfrnet_warpnet import PyramidWarpNet, WarpNet, identity_grid, warp
 
 __all__ = [
     "PARTS",
@@ -159,15 +159,27 @@ def _initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def predicted_grid(warpnet: nn.Module, degraded: Tensor, guide: Tensor) -> Tensor:
+def predicted_grid(
+    warpnet: nn.Module, degraded: Tensor, guide: Tensor, reach: float = 0.0
+) -> Tensor:
     """The grid [N, 2, H, W] of either WarpNet, from pictures [N, 3, H, W] in [0, 1].
 
     The paper's version sees them as they are; the later one was trained on [-1, 1].
+
+    Args:
+        reach: 0 takes what the network says as the grid, as published. An untrained network then
+            samples the middle of the guide everywhere, and has to learn where every pixel is before
+            it can learn where it moves. Above 0 (ours), what it says, in (-1, 1), times `reach` is
+            added to the identity grid.
     """
     if isinstance(warpnet, PyramidWarpNet):
         grids: tuple[Tensor, ...] = warpnet(2 * degraded - 1, 2 * guide - 1)
-        return grids[0]
-    grid: Tensor = warpnet(degraded, guide)
+        grid = grids[0]
+    else:
+        grid = warpnet(degraded, guide)
+    if reach > 0:
+        height, width = grid.shape[-2:]
+        grid = identity_grid(height, width, grid) + reach * grid
     return grid
 
 
@@ -198,6 +210,7 @@ class GFRNet(nn.Module):
         levels: halvings in RecNet and the paper's WarpNet; sides are multiples of 2 ** levels.
         detach_guide: keep RecNet's losses from WarpNet. The paper trains end to end; the
             re-implementation detaches.
+        reach: of `predicted_grid`.
     """
 
     def __init__(
@@ -209,11 +222,14 @@ class GFRNet(nn.Module):
         rec_ngf: int = 64,
         levels: int = 8,
         detach_guide: bool = False,
+        reach: float = 0.0,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {variant!r}")
-        self.variant, self.detach_guide = variant, detach_guide
+        if not 0 <= reach <= 2:
+            raise ValueError(f"reach is between 0 and 2, the width of the picture, not {reach}")
+        self.variant, self.detach_guide, self.reach = variant, detach_guide, reach
         self.warpnet: WarpNet | PyramidWarpNet | None = None
         if variant in {"full", "-F", "R"}:
             self.warpnet = make_warpnet(warpnet, warp_ngf, levels)
@@ -231,10 +247,12 @@ class GFRNet(nn.Module):
     @classmethod
     def compact(cls, variant: str = "full") -> GFRNet:
         """256 px with few channels: the later WarpNet at 8, RecNet at 16 and six levels."""
-        return cls(variant, warpnet="pyramid", warp_ngf=8, rec_ngf=16, levels=6)
+        return cls(variant, warpnet="pyramid", warp_ngf=8, rec_ngf=16, levels=6, reach=0.25)
 
     def forward(self, degraded: Tensor, guide: Tensor) -> Restoration:
-        grid = None if self.warpnet is None else predicted_grid(self.warpnet, degraded, guide)
+        grid = None
+        if self.warpnet is not None:
+            grid = predicted_grid(self.warpnet, degraded, guide, self.reach)
         warped = guide if grid is None else warp(guide, grid)
         if self.variant.startswith("-WG"):
             seen = degraded

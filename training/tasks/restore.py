@@ -71,6 +71,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "warp_ngf": 16,
         "rec_ngf": 16,
         "levels": 6,
+        "reach": 0.25,  # a short run has no time to learn where every pixel is
         "ndf": 16,
         "warpnet_weights": "",
     },
@@ -88,6 +89,7 @@ class Model:
     warp_ngf: int = 0  # 0 takes the published width
     rec_ngf: int = 64
     levels: int = 8  # data.size is a multiple of 2 ** levels
+    reach: float = 0.0  # of models.gfrnet.predicted_grid: 0 is as published
     detach_guide: bool = False  # keep the losses of the restored face from WarpNet
     warpnet_weights: str = ""  # safetensors file of a trained WarpNet (task warp) to start from
     ndf: int = 64  # channels of the critics' first convolutions
@@ -134,6 +136,7 @@ class RestoreTask:
                 warp_ngf=model.warp_ngf,
                 rec_ngf=model.rec_ngf,
                 levels=model.levels,
+                reach=model.reach,
                 detach_guide=model.detach_guide,
             )
         except ValueError as error:

@@ -53,7 +53,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "run": {"steps": 1200, "batch": 8, "warmup_steps": 50, "validate_every": 600},
-    "model": {"warpnet": "paper", "ngf": 16, "levels": 6},
+    "model": {"warpnet": "paper", "ngf": 16, "levels": 6, "reach": 0.25},
     "data": {"size": 64},
 }
 
@@ -63,6 +63,7 @@ class Model:
     warpnet: str = "paper"  # or "pyramid", the authors' later version
     ngf: int = 0  # channels of the first convolution; 0 takes the published width
     levels: int = 8  # halvings of the paper's version: data.size is a multiple of 2 ** levels
+    reach: float = 0.0  # of models.gfrnet.predicted_grid: 0 is as published
     weights: str = ""  # safetensors file to start from; empty starts from noise
 
 
@@ -134,7 +135,7 @@ class WarpTask:
         self.pairs = GuidedPairs(
             data.portraits, data.size, data.min_native_face_px, data.degradation, data.flip
         )
-        self.data, self.weights = data, loss
+        self.model, self.data, self.weights = model, data, loss
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         """See `GuidedPairs.batch`."""
@@ -142,8 +143,11 @@ class WarpTask:
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Landmark, total variation, and what else has a weight."""
-        grid = predicted_grid(self.networks["warpnet"], batch["degraded"], batch["guide"])
+        grid = self._grid(self.networks["warpnet"], batch)
         return warp_losses(grid.float(), batch, self.weights)
+
+    def _grid(self, network: nn.Module, batch: Batch) -> Tensor:
+        return predicted_grid(network, batch["degraded"], batch["guide"], self.model.reach)
 
     def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
         """How well the field hits the guide's landmarks, and how much the guide then looks alike.
@@ -157,7 +161,7 @@ class WarpTask:
         device = next(network.parameters()).device
         sums: dict[str, list[float]] = {}
         for case in self.pairs.held_out(self.data.validation_faces):
-            grid = predicted_grid(network, case["degraded"].to(device), case["guide"].to(device))
+            grid = self._grid(network, {k: case[k].to(device) for k in ("degraded", "guide")})
             grid = grid.float().cpu()
             points, wanted = case["landmarks"], case["guide_landmarks"]
             last = self.data.size - 1
@@ -180,7 +184,7 @@ class WarpTask:
         device = next(network.parameters()).device
         columns = []
         for case in self.pairs.held_out(8):
-            grid = predicted_grid(network, case["degraded"].to(device), case["guide"].to(device))
+            grid = self._grid(network, {k: case[k].to(device) for k in ("degraded", "guide")})
             warped = warp(case["guide"], grid.float().cpu())
             rows = torch.cat([case["degraded"], case["guide"], warped, case["sharp"]], dim=2)
             columns.append(rows[0].permute(1, 2, 0).clamp(0, 1).detach().numpy())
