@@ -105,6 +105,7 @@ class Data:
     crop: int = 256  # side of the training crops, pixels of the 512 px square
     smallest_face: float = 220.0  # native face width; smaller faces show no wrinkles
     cache: str = ""  # folder that keeps aligned faces and teacher labels; empty for none
+    held_out: int = 24  # faces of the validation split that wrinkles are drawn on
     baselines: bool = False  # also judge the Gabor baseline, under keys that begin with gabor_
 
 
@@ -324,13 +325,13 @@ class SegmenterTask:
         return total, {"dice": dice.item(), "cross_entropy": entropy.item()}
 
     def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
-        """`segmentation_figures` on the first 24 held-out faces; pictures in `held_out.png`.
+        """`segmentation_figures` on the first held-out faces; pictures in `held_out.png`.
 
         With labelled faces: iou, precision, recall and f1 on all that are held out.
         """
         if self.data.labelled:
             return self._labelled_figures(self._seen(networks["segmenter"]))
-        faces = self.held_out.faces[:24]
+        faces = self.held_out.faces[: self.data.held_out]
         figures = segmentation_figures(self._seen(networks["segmenter"]), faces, 11, out)
         if self.data.baselines:
             if self.gabor is None:
