@@ -90,8 +90,10 @@ _REMEDY = "move it away to begin the run again, or choose another folder with --
 
 def foreign_state(path: Path, reason: object) -> CheckpointError:
     """The error that says that a state belongs to another run."""
-    first_line = str(reason).strip().partition("\n")[0]
-    return CheckpointError(f"{path}: belongs to another run ({first_line}); {_REMEDY}")
+    in_one_line = " ".join(str(reason).split())
+    if len(in_one_line) > 300:
+        in_one_line = in_one_line[:300] + " ..."
+    return CheckpointError(f"{path}: belongs to another run ({in_one_line}); {_REMEDY}")
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -48,7 +48,12 @@ def joined(device: str) -> Iterator[World]:
         device: torch device; of several processes "cuda" is the GPU of the local rank.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    wanted = torch.device(device)
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(f"device {device!r}: not a device of PyTorch; use cpu or cuda") from None
+    if wanted.type not in {"cpu", "cuda", "mps", "xpu"}:
+        raise DeviceError(f"device {device!r}: training runs on cpu or cuda")
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"device {device!r}: this PyTorch finds no CUDA device; use cpu")
     if size == 1:

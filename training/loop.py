@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from revisage.errors import CheckpointError, RecipeError
+from revisage.errors import CheckpointError, OutputError, RecipeError
 from revisage.training.checkpoint import (
     foreign_state,
     origin,
@@ -127,6 +127,7 @@ def fit(
     optimisers: Mapping[str, Mapping[str, Any]] | None = None,
     device: str = "cpu",
     progress: Callable[[Mapping[str, float]], None] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Train `task`; run again with the same `out` to resume.
 
@@ -138,6 +139,9 @@ def fit(
         optimisers: tables [optimiser.NAME] of the recipe, by the optimiser's name.
         device: torch device; with several processes (torchrun) "cuda" is each one's own GPU.
         progress: called with each line of means that is logged.
+        beside: texts to write into `out` by file name, such as the recipe. Like everything else,
+            they are written once the state is read and a first sample drawn: a run that cannot go
+            on leaves a folder as it was.
 
     Returns:
         The last validation figures.
@@ -152,12 +156,9 @@ def fit(
     if run.threads:
         torch.set_num_threads(run.threads)
     with joined(device) as world:
-        if world.writes:
-            out.mkdir(parents=True, exist_ok=True)
-        wait(world)
         training = _Training(task, run, out, optimisers or {}, world)
         try:
-            return training.go(progress or (lambda line: None))
+            return training.go(progress or (lambda line: None), beside or {})
         finally:
             training.release()
 
@@ -369,14 +370,20 @@ class _Training:
 
     # -- the run ----------------------------------------------------------------------------------
 
-    def go(self, progress: Callable[[Mapping[str, float]], None]) -> dict[str, float]:
+    def go(
+        self, progress: Callable[[Mapping[str, float]], None], beside: Mapping[str, str]
+    ) -> dict[str, float]:
         """Train from the last checkpoint to the last step; returns the last validation figures."""
         run, world = self.run, self.world
         self._resume()
+        if self.step < run.steps:  # data that is not there shows before anything is written
+            self.task.sample(np.random.default_rng(run.seed), 1)
         journal = None
         if world.writes:
+            _make_folder(self.out)
             journal = Journal(self.out, self.step, tensorboard=run.tensorboard)
-            self._record()
+            self._record(beside)
+        wait(world)
         try:
             with Prefetched(self._batches(), run.prefetch) as batches:
                 clock, timed = time.monotonic(), self.step
@@ -450,7 +457,10 @@ class _Training:
 
     # -- files ------------------------------------------------------------------------------------
 
-    def _record(self) -> None:
+    def _record(self, beside: Mapping[str, str]) -> None:
+        for name, text in beside.items():
+            with replaced(self.out / name) as file:
+                file.write(text.encode())
         record = {
             "run": dataclasses.asdict(self.run),
             "optimisers": {n: dataclasses.asdict(p.settings) for n, p in self.players.items()},
@@ -532,6 +542,13 @@ class _Training:
 def _seed(entropy: Sequence[int]) -> int:
     """A seed for torch from a list of numbers, well mixed."""
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 def _check(task: Task) -> None:

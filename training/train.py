@@ -13,7 +13,9 @@ import dataclasses
 import importlib
 import os
 import pkgutil
+import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -125,11 +127,14 @@ def write_toml(recipe: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def list_recipes() -> str:
-    """The recipes that ship, one per line with the first line of its comment."""
+    """The recipes that ship, one per line with the first sentence of its comment."""
     lines = []
     for name in recipe_names():
-        first, _, _ = recipe_path(name).read_text(encoding="utf-8").partition("\n")
-        lines.append((name, first.removeprefix("#").strip() if first.startswith("#") else ""))
+        comment, _, _ = recipe_path(name).read_text(encoding="utf-8").partition("\n\n")
+        paragraph, _, _ = comment.partition("\n#\n")
+        words = " ".join(line.removeprefix("#").strip() for line in paragraph.splitlines())
+        first = re.split(r"(?<=\.)\s+(?=[A-Z])", words)[0]  # "et al. 2018" goes on
+        lines.append((name, textwrap.shorten(first, 110, placeholder=" ...")))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in lines)
 
@@ -208,16 +213,10 @@ def run_recipe(
     """
     import torch
 
-    from revisage.training.checkpoint import replaced
     from revisage.training.loop import fit
 
-    if _first():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written ({error.strerror})") from error
-        with replaced(folder / "recipe.toml") as file:
-            file.write(write_toml(resolved).encode())
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; name a folder for the run")
     run = section(resolved, "run", Run)
     torch.manual_seed(run.seed)  # the first weights are a function of the recipe too
     task = task_module(run.task).build(resolved)
@@ -236,6 +235,7 @@ def run_recipe(
         optimisers=resolved.get("optimiser"),
         device=device,
         progress=show if progress else None,
+        beside={"recipe.toml": write_toml(resolved)},
     )
 
 

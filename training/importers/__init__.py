@@ -255,7 +255,7 @@ def save_imported(imported: Imported, out: str | os.PathLike[str], *, force: boo
         OutputError: the file exists and `force` is not set, or it cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     place = Path(out)
     if place.exists() and not force:
@@ -271,7 +271,7 @@ def save_imported(imported: Imported, out: str | os.PathLike[str], *, force: boo
     }
     partial = place.with_name(f".{place.name}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
+        partial.write_bytes(save(tensors, metadata=metadata))
         os.replace(partial, place)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{place}: cannot be written ({error})") from error

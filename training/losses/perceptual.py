@@ -350,8 +350,8 @@ def published_or_stand_in(
 ) -> PerceptualNetwork:
     """The published network where its file is named, our stand-in where none is.
 
-    A recipe at paper settings also runs on a machine without the published weights; `.record`, which
-    tasks write into the run, says which network it was. See `perceptual_network`.
+    A recipe at paper settings also runs on a machine without the published weights; `.record`,
+    which tasks write into the run, says which network it was. See `perceptual_network`.
     """
     if kind not in KINDS:
         raise RecipeError(f"no perceptual network {kind!r}; known: {', '.join(KINDS)}")

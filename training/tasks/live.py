@@ -232,7 +232,7 @@ class LiveTask:
         self.networks: dict[str, nn.Module] = {"live": self.live}
         self.turns = (Turn("student", ("live",), self.loss),)
         self.watch = "student/mask"
-        self._skin: dict[int, npt.NDArray[np.uint8]] = {}
+        self._skin: dict[tuple[str, int], npt.NDArray[np.uint8]] = {}
         cv2.setNumThreads(1)
 
     def _teachers(self, model: Model) -> Teachers:
@@ -266,9 +266,9 @@ class LiveTask:
             mask = mask * np.float32(factor > 0)
         if not data.retouched:  # pairs of FFHQR come without landmarks
             face = self.samples.faces(split)[index]
-            if id(face) not in self._skin:
-                self._skin[id(face)] = skin_region(face.landmarks, data.size)
-            skin = self._skin[id(face)]
+            if (split, index) not in self._skin:
+                self._skin[split, index] = skin_region(face.landmarks, data.size)
+            skin = self._skin[split, index]
             if rng.random() < data.wrinkle_share:
                 seed = int(rng.integers(2**63))
                 pictures = []

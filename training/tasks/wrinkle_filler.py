@@ -86,7 +86,7 @@ def aligned_squares(
     squares, points = [], []
     for folder in folders:
         for portrait in read_portraits(folder, split):
-            if float(portrait.extra.get("native_face_px", 0)) < min_native_face_px:
+            if float(portrait.extra.get("native_face_px", portrait.face_px)) < min_native_face_px:
                 continue
             # Twice the size, then area averaging: no aliasing down to a quarter of the photo.
             matrix = square_matrix(portrait.landmarks, 2 * size)
