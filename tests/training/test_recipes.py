@@ -299,6 +299,33 @@ def test_the_command_trains_and_tells(
     assert kept == tomllib.loads(write_toml(changes))
 
 
+def test_a_run_that_cannot_go_on_leaves_the_folder_as_it_was(
+    tmp_path: Path, portraits_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = tiny("skip_inpainting", portraits_folder, {"steps": 2})
+    path, out = write(tmp_path, write_toml(changes)), tmp_path / "run"
+    assert main(["train", str(path), "--out", str(out)]) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+    wider = ["train", str(path), "--out", str(out), "--set", "model.ngf=6"]
+    assert main(wider) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
+    fresh = tmp_path / "fresh"
+    nowhere = ["train", str(path), "--out", str(fresh), "--set", 'data.portraits=["nowhere"]']
+    assert main(nowhere) == 2
+    assert not fresh.exists()
+    assert main(["train", str(path), "--out", str(fresh), "--device", "abacus"]) == 2
+    assert "not a device" in capsys.readouterr().err
+    assert not fresh.exists()
+
+
+def test_recipes_are_listed_by_their_first_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert all(line.endswith((".", "...")) and len(line.split()) > 3 for line in lines)
+
+
 def test_control_c_says_where_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
