@@ -204,7 +204,7 @@ def free_form_hole(
 ) -> Mask:
     """Brush strokes with round joints, as the free-form masks of DeepFill v2.
 
-    A stroke is a line of random vertices whose direction swings to and fro: every second angle is
+    A stroke is a line of random vertices whose direction swings back and forth: every second angle is
     turned back by half a circle. The mask is mirrored left to right and upside down by chance.
 
     Args:
