@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,10 @@ import pytest
 
 from revisage.alignment import square_matrix, transform_points
 from revisage.errors import RecipeError
-from revisage.training.data.aligned_faces import align_face, aligned_faces
+from revisage.training.data import aligned_faces as module
+from revisage.training.data.aligned_faces import AlignedFace, align_face, aligned_faces
+from revisage.training.data.folders import read_faces
+from revisage.training.data.recent import Recent
 from tests.training.drawn_face import drawn_landmarks
 
 
@@ -84,3 +88,74 @@ def test_fine_detail_of_a_large_photo_does_not_alias() -> None:
     inner = square[8:-8, 8:-8].astype(np.float64)
     assert abs(inner.mean() - 127.5) < 3
     assert inner.std() < 12
+
+
+def _at_once(folder: Path, size: int) -> list[np.ndarray]:
+    """The squares as they are without any memory: each decoded and aligned here."""
+    squares = []
+    for record in read_faces(folder, None):
+        assert record.landmarks is not None
+        squares.append(align_face(record.image(), record.landmarks, size)[0])
+    return squares
+
+
+def test_pictures_are_the_same_whatever_is_kept(
+    portraits_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _at_once(portraits_folder, 48)
+    side = 48 * 48 * 3
+    for room in (1, 2 * side, 100 * side):
+        kept = Recent(room)
+        monkeypatch.setattr(module, "_pictures", kept)
+        faces = aligned_faces([portraits_folder], None, 48)
+        assert len(kept) == 0  # nothing is decoded before it is asked for
+        for index in (*range(len(faces)), 0, 3, 3, 1):
+            np.testing.assert_array_equal(faces[index].image, expected[index])
+            assert kept.size <= max(room, side)
+        assert len(kept) == min(max(1, room // side), len(faces))
+
+
+def test_what_was_used_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def face(name: str) -> AlignedFace:
+        def image() -> np.ndarray:
+            made.append(name)
+            return np.full((8, 8, 3), len(name), np.uint8)
+
+        return AlignedFace(name, "", image, drawn_landmarks(8), 8.0, {})
+
+    monkeypatch.setattr(module, "_pictures", Recent(2 * 192))
+    a, b, c = (face(name) for name in "abc")
+    for one in (a, b, a, c, a, b):
+        assert one.image.shape == (8, 8, 3)
+    assert made == ["a", "b", "c", "b"]  # c drove b out, not a, which was used after it
+
+
+def test_a_picture_that_is_given_is_kept_as_it_is() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert AlignedFace("a", "", image, drawn_landmarks(8), 8.0, {}).image is image
+
+
+def test_threads_may_share_faces(portraits_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Recent(2 * 32 * 32 * 3)
+    monkeypatch.setattr(module, "_pictures", kept)
+    faces, expected = aligned_faces([portraits_folder], None, 32), _at_once(portraits_folder, 32)
+
+    def look(seed: int) -> bool:
+        order = np.random.default_rng(seed).integers(len(faces), size=60).tolist()
+        return all(np.array_equal(faces[index].image, expected[index]) for index in order)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(look, range(4))) == [True] * 4
+    assert kept.size == 2 * 32 * 32 * 3
+    assert len(kept) == 2
+
+
+def test_an_unreadable_picture_is_named_when_it_is_asked_for(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "faces")
+    (folder / "f1.png").write_bytes(b"no picture")
+    faces = aligned_faces([folder], "train", 32)
+    assert faces[0].image.shape == (32, 32, 3)
+    with pytest.raises(RecipeError, match=r"f1\.png: not a readable picture"):
+        _ = faces[1].image

@@ -5,9 +5,8 @@ What the synthesis of wrinkles, blemishes, worn masks, degradations and guides s
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from revisage.alignment import square_matrix, transform_points
-from revisage.errors import RecipeError
+from revisage.errors import MediaError, RecipeError
 from revisage.training.data.folders import FaceRecord, read_faces
+from revisage.training.data.recent import Recent
 
 __all__ = ["AlignedFace", "align_face", "aligned_faces"]
 
@@ -25,16 +25,49 @@ Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AlignedFace:
-    """One face in the square of `revisage.alignment.square_matrix`; image and points read-only."""
+# Bytes of aligned pictures that stay in memory: all of a few thousand faces up to 512 px, but not
+# the 220 GB of FFHQ at 1024 px, which are decoded again each time they are drawn. Not more, because
+# each training process keeps so many, beside its network.
+KEPT_BYTES = 2 * 1024**3
 
-    id: str
-    identity: str
-    image: Image  # [S, S, 3] RGB
-    landmarks: Points  # [68, 2] x and y in square pixels, iBUG 300-W order
-    native_face_px: float  # width of the face in the original photo
-    extra: dict[str, Any]  # what else the data set says, such as the whole annotation line
+_pictures = Recent(KEPT_BYTES)
+
+
+class AlignedFace:
+    """One face in the square of `revisage.alignment.square_matrix`.
+
+    id, identity: as of `folders.FaceRecord`.
+    image: [S, S, 3] uint8 RGB. Of `aligned_faces` it is read-only, decoded when first asked for,
+        and again if `KEPT_BYTES` were not enough to keep it; always the same bytes.
+    landmarks: [68, 2] x and y in square pixels, iBUG 300-W order.
+    native_face_px: width of the face in the original photo.
+    extra: what else the data set says, such as the whole annotation line.
+    """
+
+    __slots__ = ("_image", "extra", "id", "identity", "landmarks", "native_face_px")
+
+    def __init__(
+        self,
+        id: str,
+        identity: str,
+        image: Image | Callable[[], Image],
+        landmarks: Points,
+        native_face_px: float,
+        extra: dict[str, Any],
+    ) -> None:
+        """`image` is the picture, or what makes it, the same each time it is called."""
+        self.id, self.identity = id, identity
+        self._image = image
+        self.landmarks, self.native_face_px, self.extra = landmarks, native_face_px, extra
+
+    @property
+    def image(self) -> Image:
+        """[S, S, 3] uint8 RGB.
+
+        Raises:
+            RecipeError: the picture cannot be decoded.
+        """
+        return _pictures.get(self, self._image) if callable(self._image) else self._image
 
 
 def align_face(photo: Image, landmarks: npt.ArrayLike, size: int) -> tuple[Image, Points]:
@@ -71,6 +104,16 @@ def _native_face_px(record: FaceRecord) -> float:
     return float(known or 0.0)
 
 
+def _square(record: FaceRecord, points: Points, size: int) -> Image:
+    try:
+        photo = record.image()
+    except MediaError as error:
+        raise RecipeError(
+            f"{error}; download it again, or take {record.id} out of the data set"
+        ) from error
+    return align_face(photo, points, size)[0]
+
+
 @functools.lru_cache(maxsize=16)
 def _aligned(
     folders: tuple[str, ...], split: str | None, size: int, min_native_face_px: float, limit: int
@@ -98,14 +141,13 @@ def _aligned(
         )
     faces = []
     for record, points in chosen:
-        image, landmarks = align_face(record.image(), points, size)
-        image.setflags(write=False)
+        landmarks = transform_points(square_matrix(points, size), points)
         landmarks.setflags(write=False)
         faces.append(
             AlignedFace(
                 id=record.id,
                 identity=record.identity,
-                image=image,
+                image=functools.partial(_square, record, points, size),
                 landmarks=landmarks,
                 native_face_px=_native_face_px(record),
                 extra=dict(record.extra),
@@ -122,7 +164,7 @@ def aligned_faces(
     min_native_face_px: float = 0.0,
     limit: int = 0,
 ) -> list[AlignedFace]:
-    """All faces of annotated portrait folders, aligned; decoded once per process.
+    """All faces of annotated portrait folders, aligned; decoded when they are looked at.
 
     Args:
         folders: folders that `folders.read_faces` understands, in this order; they must have 68
@@ -134,7 +176,8 @@ def aligned_faces(
         limit: keep only the first faces; 0 keeps all.
 
     Raises:
-        RecipeError: no face left, an unknown layout, or a data set without 68 landmarks.
+        RecipeError: no face left, an unknown layout, or a data set without 68 landmarks; from
+            `AlignedFace.image` also a picture that cannot be decoded.
     """
     names = tuple(str(folder) for folder in folders)
     return list(_aligned(names, split, int(size), float(min_native_face_px), int(limit)))

@@ -59,7 +59,7 @@ class GuidedPairs:
             )
 
     def faces(self, split: str) -> list[AlignedFace]:
-        """The faces of a split, decoded once per process."""
+        """The faces of a split."""
         cv2.setNumThreads(1)  # one thread makes batches beside the ones that train
         least = self.min_native_face_px
         return aligned_faces(self.folders, split, self.size, min_native_face_px=least)

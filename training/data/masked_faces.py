@@ -60,8 +60,9 @@ class MaskedFaces:
         if photo is None:
             raise RecipeError(f"{path}: not a readable picture")
         rgb = np.asarray(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-        image, _ = align_face(rgb, points, len(face.image))
-        difference = cv2.absdiff(image, face.image).max(axis=2)
+        bare = face.image
+        image, _ = align_face(rgb, points, len(bare))
+        difference = cv2.absdiff(image, bare).max(axis=2)
         covered = np.asarray(difference > DIFFERENT, dtype=np.uint8)
         # Single pixels are noise of the compression, and so are single holes in the mask.
         covered = np.asarray(cv2.medianBlur(covered, 5))

@@ -23,6 +23,7 @@ from revisage.training.data.blemishes import (
     blemish_skin,
     lambda_augment,
 )
+from revisage.training.data.recent import Recent
 from revisage.training.data.retouch_pairs import RetouchPairs
 
 __all__ = ["RetouchData", "RetouchSamples", "picture_tensor"]
@@ -31,6 +32,7 @@ FloatImage = npt.NDArray[np.float32]
 
 RETOUCHED = 2.5 / 255  # where photo and retouch differ by more, the retoucher was at work
 HELD_OUT_SEED = 2718
+SKIN_BYTES = 1024**3  # of skin maps in memory: 4 MB each at 1024 px, too much for all of FFHQ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class RetouchSamples:
         except ValueError as error:
             raise RecipeError(f"[data]: {error}") from error
         self.data = data
-        self._skin: dict[tuple[str, int], FloatImage] = {}  # by split and index
+        self._skin = Recent(SKIN_BYTES)  # by split and index
         self._pairs: dict[str, RetouchPairs] = {}
 
     @property
@@ -106,11 +108,10 @@ class RetouchSamples:
             where: FloatImage = (np.abs(change).max(axis=2) > RETOUCHED).astype(np.float32)
             return clean, np.asarray(change, dtype=np.float32), where
         face = self.faces(split)[index]
-        if (split, index) not in self._skin:
-            self._skin[split, index] = blemish_skin(face.image, face.landmarks)
-        skin = self._skin[split, index]
-        drawn = add_blemishes(face.image, face.landmarks, rng, amount=self.data.amount, skin=skin)
-        return face.image, drawn.residual, drawn.mask
+        image = face.image
+        skin = self._skin.get((split, index), lambda: blemish_skin(image, face.landmarks))
+        drawn = add_blemishes(image, face.landmarks, rng, amount=self.data.amount, skin=skin)
+        return image, drawn.residual, drawn.mask
 
     def draw(self, rng: np.random.Generator, crop: int = 0) -> tuple[FloatImage, FloatImage]:
         """A training pair: input and target [S, S, 3] in [0, 1], mirrored in half of all cases.
