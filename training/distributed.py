@@ -20,7 +20,16 @@ from torch import distributed, nn
 
 from revisage.errors import DeviceError
 
-__all__ = ["World", "average_buffers", "broadcast", "everyone", "joined", "sum_gradients", "wait"]
+__all__ = [
+    "World",
+    "average_buffers",
+    "broadcast",
+    "everyone",
+    "joined",
+    "rows_of_all",
+    "sum_gradients",
+    "wait",
+]
 
 # Rank 0 validates and saves while the others wait.
 PATIENCE = datetime.timedelta(hours=2)
@@ -126,25 +135,37 @@ def sum_gradients(world: World, parameters: Sequence[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def average_buffers(world: World, networks: Iterable[nn.Module]) -> None:
-    """Make the buffers equal: the mean of floating-point ones, the first process's of the others.
+    """Make the floating-point buffers equal: each becomes its mean over the processes.
 
     So batch statistics and moving averages see the whole batch. The mean is taken in float64, in
-    which the mean of equal numbers is exactly that number: constants never drift.
+    which the mean of equal numbers is exactly that number: constants never drift. Buffers of other
+    types stay as they are, because they are equal already: counters count alike in every process,
+    and a task that keeps samples adds `rows_of_all`.
     """
     if world.size == 1:
         return
-    buffers = [buffer for network in networks for buffer in network.buffers()]
-    floating = [buffer for buffer in buffers if buffer.is_floating_point()]
-    if floating:
-        message = torch.cat([buffer.reshape(-1).double() for buffer in floating])
-        distributed.all_reduce(message)
-        message /= world.size
-        for buffer, mean in zip(
-            floating, torch.split(message, [buffer.numel() for buffer in floating]), strict=True
-        ):
-            buffer.copy_(mean.reshape(buffer.shape))
-    for buffer in buffers:
-        if not buffer.is_floating_point():
-            dense = buffer.contiguous()
-            distributed.broadcast(dense, src=0)
-            buffer.copy_(dense)
+    floating = [
+        buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()
+    ]
+    if not floating:
+        return
+    message = torch.cat([buffer.reshape(-1).double() for buffer in floating])
+    distributed.all_reduce(message)
+    message /= world.size
+    sizes = [buffer.numel() for buffer in floating]
+    for buffer, mean in zip(floating, torch.split(message, sizes), strict=True):
+        buffer.copy_(mean.reshape(buffer.shape))
+
+
+@torch.no_grad()
+def rows_of_all(rows: torch.Tensor) -> torch.Tensor:
+    """The rows [N, ...] of every process in the order of their ranks; N may differ between them.
+
+    For state that a task fills in its losses, such as samples to show again. Every process must
+    call it equally often; in a run of one process the rows come back as they are.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return rows
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, rows.detach().cpu())
+    return torch.cat(parts).to(rows.device)

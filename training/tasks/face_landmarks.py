@@ -22,6 +22,7 @@ from revisage.training.data.faces import (
     read_negatives,
     shown_again,
 )
+from revisage.training.distributed import rows_of_all
 from revisage.training.loop import Turn
 from revisage.training.losses.perceptual import load_published
 from revisage.training.metrics.landmarks import landmark_error
@@ -78,7 +79,8 @@ def as_image(image: torch.Tensor) -> torch.Tensor:
 class HardNegatives(torch.nn.Module):
     """A ring of crops without a face that fooled the network, shown again instead of new ones.
 
-    The crops are a buffer, so that they outlive a kill with the rest of the state.
+    The crops are a buffer, so that they outlive a kill with the rest of the state. Of several
+    processes each keeps the crops of all: they share what fooled any of them.
     """
 
     least = 64  # fewer are not shown: the network would learn them by heart
@@ -91,11 +93,11 @@ class HardNegatives(torch.nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def add(self, images: torch.Tensor) -> None:
-        """Keep crops [N, S, S, 3] uint8, in the place of the oldest."""
+        """Keep crops [N, S, S, 3] uint8 of every process, in the place of the oldest."""
         room = len(self.images)
         if room == 0:
             return
-        images = images[-room:]
+        images = rows_of_all(images)[-room:]
         places = (int(self.seen) + torch.arange(len(images), device=images.device)) % room
         self.images[places] = images
         self.seen += len(images)
