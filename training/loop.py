@@ -82,7 +82,7 @@ class Task(Protocol):
 
     The loop moves `networks`, and every other module that is an attribute of the task (a frozen
     perceptual network), to its device. State that must outlive a kill belongs into persistent
-    buffers of `networks`.
+    buffers of `networks`; `distributed.average_buffers` says what several processes do with them.
     """
 
     @property
