@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from revisage.training.baselines.__main__ import main as run_baseline
 from revisage.training.baselines.gabor_wrinkles import (
     Settings,
     detect_wrinkles,
@@ -135,3 +139,28 @@ def test_wrong_pictures_are_refused() -> None:
     nothing, mask = remove_wrinkles(np.zeros((64, 64, 3), np.uint8))
     assert not nothing.any()
     assert not mask.any()
+
+
+def test_the_baseline_runs_on_a_photo(
+    wrinkled: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photo, out, mask = tmp_path / "face.png", tmp_path / "out.png", tmp_path / "mask.png"
+    image, drawn = wrinkled
+    cv2.imwrite(str(photo), image[..., ::-1])
+    face = {"box": [100, 100, 300, 380], "landmarks": drawn_landmarks().tolist()}
+    faces = tmp_path / "faces.json"
+    faces.write_text(json.dumps([{"photo": str(photo), "faces": [face]}]), encoding="utf-8")
+    command = [str(photo), "-o", str(out), "--mask", str(mask), "--faces", str(faces)]
+    assert run_baseline(command) == 0
+    hidden, result = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE), cv2.imread(str(out))
+    assert (hidden[drawn > 0] > 0).mean() > 0.3
+    np.testing.assert_array_equal(result[hidden == 0], image[..., ::-1][hidden == 0])
+    assert run_baseline(command) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run_baseline([str(tmp_path / "none.png"), "-o", str(tmp_path / "new.png")]) == 2
+    assert "not a readable picture" in capsys.readouterr().err
+    faces.write_text("[]", encoding="utf-8")
+    assert run_baseline([*command, "--force"]) == 2
+    assert "no face of" in capsys.readouterr().err

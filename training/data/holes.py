@@ -204,8 +204,8 @@ def free_form_hole(
 ) -> Mask:
     """Brush strokes with round joints, as the free-form masks of DeepFill v2.
 
-    A stroke is a line of random vertices whose direction swings back and forth: every second angle is
-    turned back by half a circle. The mask is mirrored left to right and upside down by chance.
+    A stroke is a line of random vertices whose direction swings back and forth: every second angle
+    is turned back by half a circle. The mask is mirrored left to right and upside down by chance.
 
     Args:
         coverage: range of the share of pixels in holes. A hole outside of it is drawn anew, at most
