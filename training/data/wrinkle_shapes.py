@@ -147,9 +147,6 @@ def _fold(
     taper = np.clip(t / start, 0, 1) * np.clip((1 - t) / end, 0, 1)
     taper = taper * (2 - taper)
     widths = face.scale * look.width * width * float(np.exp(rng.normal(0, 0.25)))
-    # A short fold is narrow: as wide as a long one it would look like a stroke of a pencil.
-    length = float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
-    widths = min(widths, max(length / 20, 0.8 * face.scale))
     depths = look.depth * depth * float(np.exp(rng.normal(0, 0.35)))
     along_width = widths * (0.45 + 0.55 * taper) * np.exp(0.18 * _smooth_noise(count, 8, rng))
     # Wide folds are soft; narrow ones can be deep.

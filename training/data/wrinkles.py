@@ -244,12 +244,9 @@ def draw_wrinkles(
     grain = rng.normal(0, 1, (size // 4 + 1, size // 4 + 1)).astype(np.float32)
     uneven = cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)
     valley = valley * (1 + np.float32(rng.uniform(0, 0.25)) * uneven)
-    # Of about the same luminance at any redness; with little of it the lines look like pencil.
-    redness = float(rng.uniform(0.0, 0.45))
-    colour = np.array([1 - redness, 1 + 0.35 * redness, 1 + 0.75 * redness], np.float32)
-    step = max(1, size // 32)
-    black_and_white = bool(np.ptp(image[::step, ::step], axis=2).max() == 0)
-    if rng.random() < 0.05 or black_and_white:
+    redness = float(rng.uniform(-0.05, 0.2))
+    colour = np.array([1 - redness, 1 + 0.5 * redness, 1 + 0.5 * redness], np.float32)
+    if rng.random() < 0.1:
         colour[:] = 1.0
     out = image.copy()
     dither = rng.random(image.shape, dtype=np.float32)
