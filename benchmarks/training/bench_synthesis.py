@@ -184,6 +184,9 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(_made)}")
     rates = []
+    # Workers keep BLAS on one thread, as a loader's do: two times two threads only wait for each
+    # other. NumPy reads it when a worker imports it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     spawn = multiprocessing.get_context("spawn")
     with (
         ThreadPoolExecutor(1) as one,
