@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,36 +21,17 @@ from revisage.training.models.lama import (
     composite,
     inpaint_reference,
 )
-from tests.support import shared_folder
+from tests.training.parity import close, fixtures
 
 TOLERANCE = 2e-4  # of the fixtures; their float32 noise is below 2e-6
 
 
-def _fill_rules(folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _fixtures(pattern: str) -> list[tuple[ModuleType, dict[str, Any], dict[str, np.ndarray]]]:
-    folder = shared_folder("fixtures", "parity")
-    fill = _fill_rules(folder)
-    found = [(fill, *fill.load_fixture(str(path))) for path in sorted(folder.glob(pattern))]
-    assert found, f"no {pattern} in {folder}"
-    return found
-
-
-def _close(found: torch.Tensor, wanted: np.ndarray, tolerance: float = TOLERANCE) -> None:
-    torch.testing.assert_close(
-        found.detach(), torch.from_numpy(np.asarray(wanted)), atol=tolerance, rtol=tolerance
-    )
+def _close(found: torch.Tensor, wanted: np.ndarray) -> None:
+    close(found, wanted, TOLERANCE)
 
 
 def test_generator_fixtures() -> None:
-    for fill, meta, arrays in _fixtures("lama_g_*.json"):
+    for fill, meta, arrays in fixtures("lama_g_*.json"):
         network = LamaGenerator.from_configuration(meta["ctor"]).eval()
         state = fill.state_dict_torch(meta)
         assert list(network.state_dict()) == list(state)
@@ -65,7 +43,7 @@ def test_generator_fixtures() -> None:
 
 
 def test_discriminator_fixtures_and_losses() -> None:
-    for fill, meta, arrays in _fixtures("lama_d_*.json"):
+    for fill, meta, arrays in fixtures("lama_d_*.json"):
         network = LamaDiscriminator(**meta["ctor"]).eval()
         state = fill.state_dict_torch(meta)
         assert list(network.state_dict()) == list(state)
@@ -88,7 +66,7 @@ def test_discriminator_fixtures_and_losses() -> None:
 
 
 def test_prediction_script_fixtures() -> None:
-    for fill, meta, arrays in _fixtures("lama_e2e_*.json"):
+    for fill, meta, arrays in fixtures("lama_e2e_*.json"):
         network = LamaGenerator.from_configuration(meta["ctor"]["generator"]).eval()
         state = fill.state_dict_torch(meta, "generator")
         assert list(network.state_dict()) == list(state)

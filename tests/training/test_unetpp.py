@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,26 +9,12 @@ import torch
 
 from revisage.training.importers import from_state_dict
 from revisage.training.models.unetpp import UNetPlusPlus
-from tests.support import shared_folder
+from tests.training.parity import fixtures
 from tests.training.smp_reference import fill_by_key, rippled_picture
 
 
-def _fill_rules(folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_parity_fixture() -> None:
-    folder = shared_folder("fixtures", "parity")
-    fill = _fill_rules(folder)
-    fixtures = sorted(folder.glob("unetpp_*.json"))
-    assert fixtures, f"no unetpp_* fixtures in {folder}"
-    for fixture in fixtures:
-        meta, arrays = fill.load_fixture(str(fixture))
+    for fill, meta, arrays in fixtures("unetpp_*.json"):
         state = fill.state_dict_torch(meta)
         network = UNetPlusPlus.for_state(state).eval()
         assert list(network.state_dict()) == list(state)
