@@ -76,8 +76,21 @@ def joined(device: str) -> Iterator[World]:
     )
     try:
         yield World(rank, size, wanted)
+        _leave_together(rank, size)
     finally:
         distributed.destroy_process_group()
+
+
+def _leave_together(rank: int, size: int) -> None:
+    """Return when no process is in a collective any more; the first one, host of the store, last.
+
+    A process that closes its connections while another still reads from them can make gloo abort.
+    """
+    store = distributed.distributed_c10d._get_default_store()
+    for phase, waits in (("done", True), ("left", rank == 0)):
+        store.set(f"revisage/{phase}/{rank}", "1")
+        if waits:
+            store.wait([f"revisage/{phase}/{other}" for other in range(size)])
 
 
 def wait(world: World) -> None:
