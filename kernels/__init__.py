@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from revisage.kernels._dispatch import HAS_NATIVE, available_devices, cpu_isa, set_cpu_isa
 from revisage.kernels.composite import composite, composite_into
-from revisage.kernels.feature_blend import feature_blend, feature_blend_into
+from revisage.kernels.feature_blend import (
+    feature_blend,
+    feature_blend_backward,
+    feature_blend_backward_into,
+    feature_blend_into,
+)
 from revisage.kernels.fft_conv import fft_conv, fft_conv_into
 from revisage.kernels.flow_warp import flow_warp, flow_warp_into
 
@@ -19,6 +24,8 @@ __all__ = [
     "composite_into",
     "cpu_isa",
     "feature_blend",
+    "feature_blend_backward",
+    "feature_blend_backward_into",
     "feature_blend_into",
     "fft_conv",
     "fft_conv_into",

@@ -160,11 +160,13 @@ def check_shape(name: str, shape: Sequence[int], want: Sequence[int | str]) -> N
         raise ShapeError(f"{name} is empty: {list(shape)}")
 
 
-def refuse_overlap(out: HostArray, inputs: dict[str, HostArray | None]) -> None:
+def refuse_overlap(
+    out: HostArray, inputs: dict[str, HostArray | None], out_name: str = "out"
+) -> None:
     """ShapeError where a host output shares memory with an input that is read after writing."""
     for name, array in inputs.items():
         if array is not None and np.may_share_memory(out, array):
-            raise ShapeError(f"out overlaps {name}; give an output of its own")
+            raise ShapeError(f"{out_name} overlaps {name}; give an output of its own")
 
 
 def new_output(like: Any, shape: Sequence[int], device: str) -> Any:

@@ -28,6 +28,20 @@ def feature_blend_into(
     threads: int,
     stream: int,
 ) -> None: ...
+def feature_blend_backward_into(
+    grad_style: Any,
+    grad_image: Any,
+    grad_spatial_logits: Any,
+    grad_channel_logits: Any,
+    grad: Any,
+    style: Any,
+    image: Any,
+    spatial_logits: Any,
+    channel_logits: Any,
+    strength: float,
+    threads: int,
+    stream: int,
+) -> None: ...
 def fft_conv_into(
     out: Any, x: Any, weight: Any, scale: Any, shift: Any, threads: int, stream: int
 ) -> None: ...

@@ -49,7 +49,7 @@ void check_no_overlap(const Array& out, const Array& input, bool allow_same) {
   const auto b = reinterpret_cast<std::uintptr_t>(input.data);
   if (allow_same && a == b && out.bytes() == input.bytes()) return;
   if (a < b + input.bytes() && b < a + out.bytes()) {
-    throw ShapeError("out overlaps " + input.name + "; give an output of its own");
+    throw ShapeError(out.name + " overlaps " + input.name + "; give an output of its own");
   }
 }
 

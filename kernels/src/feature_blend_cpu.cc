@@ -35,6 +35,12 @@ inline float softmax_first(float first, float second) {
   return (difference >= 0.0f ? 1.0f : decay) / (1.0f + decay);
 }
 
+// Its derivative in the first logit.
+inline float softmax_slope(float first, float second) {
+  const float decay = exp_negative(-std::fabs(first - second));
+  return decay / ((1.0f + decay) * (1.0f + decay));
+}
+
 }  // namespace
 
 void feature_blend_cpu(const FeatureBlendTask& task, int threads) {
@@ -68,6 +74,60 @@ void feature_blend_cpu(const FeatureBlendTask& task, int threads) {
       }
     }
   });
+}
+
+// Each task leaves the sums over its pixels in `partial`; they are added in the order of the
+// blocks, whatever thread came first.
+void feature_blend_backward_cpu(const FeatureBlendBackwardTask& task, int threads) {
+  const std::int64_t blocks = (task.pixels + kPixelsPerTask - 1) / kPixelsPerTask;
+  const std::int64_t tasks = task.batch * blocks;
+  std::vector<float> partial(static_cast<std::size_t>(tasks * task.channels));
+  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
+    const std::int64_t n = index / blocks, begin = index % blocks * kPixelsPerTask;
+    const std::int64_t count = std::min(kPixelsPerTask, task.pixels - begin);
+    const float* logits = task.spatial_logits + n * 2 * task.pixels + begin;
+    const float* channel_logits = task.channel_logits + n * 2 * task.channels;
+    float spatial[kPixelsPerTask], by_pixel[kPixelsPerTask];
+    for (std::int64_t i = 0; i < count; ++i) {
+      spatial[i] = softmax_first(logits[i], logits[task.pixels + i]);
+      by_pixel[i] = 0.0f;
+    }
+    for (std::int64_t c = 0; c < task.channels; ++c) {
+      const float channel =
+          task.strength * softmax_first(channel_logits[c], channel_logits[task.channels + c]);
+      const float rest = 1.0f - channel;
+      const std::int64_t plane = (n * task.channels + c) * task.pixels + begin;
+      float sum = 0.0f;
+      for (std::int64_t i = 0; i < count; ++i) {
+        const float grad = task.grad[plane + i];
+        const float style = task.style[plane + i], image = task.image[plane + i];
+        const float from_style = grad * spatial[i], from_image = grad * (1.0f - spatial[i]);
+        task.grad_style[plane + i] = from_style * channel;
+        task.grad_image[plane + i] = from_image * rest;
+        by_pixel[i] += grad * (channel * style - rest * image);
+        sum += from_style * style - from_image * image;
+      }
+      partial[static_cast<std::size_t>(index * task.channels + c)] = sum;
+    }
+    float* out = task.grad_spatial_logits + n * 2 * task.pixels + begin;
+    for (std::int64_t i = 0; i < count; ++i) {
+      out[i] = by_pixel[i] * softmax_slope(logits[i], logits[task.pixels + i]);
+      out[task.pixels + i] = -out[i];
+    }
+  });
+  for (std::int64_t n = 0; n < task.batch; ++n) {
+    const float* logits = task.channel_logits + n * 2 * task.channels;
+    float* out = task.grad_channel_logits + n * 2 * task.channels;
+    for (std::int64_t c = 0; c < task.channels; ++c) {
+      double sum = 0.0;
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        sum += partial[static_cast<std::size_t>((n * blocks + block) * task.channels + c)];
+      }
+      const float slope = task.strength * softmax_slope(logits[c], logits[task.channels + c]);
+      out[c] = static_cast<float>(sum) * slope;
+      out[task.channels + c] = -out[c];
+    }
+  }
 }
 
 }  // namespace revisage

@@ -2,6 +2,7 @@
 // channel mask is the same for a whole warp.
 #include "cuda_check.h"
 #include "feature_blend_task.h"
+#include "revisage/errors.h"
 
 namespace revisage {
 namespace {
@@ -53,6 +54,10 @@ void feature_blend_cuda(const FeatureBlendTask& task, std::uintptr_t stream) {
                   static_cast<unsigned int>(task.batch < kMost ? task.batch : kMost));
   feature_blend_kernel<<<grid, kThreads, 0, to_stream(stream)>>>(task);
   cuda_check(cudaGetLastError(), "launching feature_blend");
+}
+
+void feature_blend_backward_cuda(const FeatureBlendBackwardTask&, std::uintptr_t) {
+  throw DeviceError("feature_blend_backward runs on the CPU only; copy the arrays to the host");
 }
 
 }  // namespace revisage

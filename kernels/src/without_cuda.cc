@@ -21,6 +21,7 @@ bool built_with_cuda() { return false; }
 int cuda_device_count() { return 0; }
 void composite_cuda(const CompositeTask&, std::uintptr_t) { refuse(); }
 void feature_blend_cuda(const FeatureBlendTask&, std::uintptr_t) { refuse(); }
+void feature_blend_backward_cuda(const FeatureBlendBackwardTask&, std::uintptr_t) { refuse(); }
 void fft_conv_cuda(const FftConvTask&, std::uintptr_t) { refuse(); }
 void flow_warp_cuda(const FlowWarpTask&, std::uintptr_t) { refuse(); }
 

@@ -27,6 +27,24 @@ def random_inputs(
     }
 
 
+def textbook_blend(
+    style: np.ndarray,
+    image: np.ndarray,
+    spatial_logits: np.ndarray,
+    channel_logits: np.ndarray,
+    strength: float,
+) -> np.ndarray:
+    """The three steps of the contract with plain softmaxes, in the dtype of the inputs."""
+
+    def softmax_first(logits: np.ndarray) -> np.ndarray:
+        powers = np.exp(logits)
+        return powers[:, 0] / powers.sum(axis=1)
+
+    ms = softmax_first(spatial_logits)[:, None]
+    mc = strength * softmax_first(channel_logits)[:, :, None, None]
+    return ms * mc * style + (1 - ms) * (1 - mc) * image
+
+
 def with_masks(spatial: float, channel: float) -> dict[str, np.ndarray]:
     """Style 8, image 4, and logits whose softmax is (spatial, 1 - spatial), ..."""
     pair = {"spatial_logits": spatial, "channel_logits": channel}
@@ -65,9 +83,7 @@ def test_obvious_masks(
 def test_is_a_softmax_over_two_entries(impl: str) -> None:
     """Against the textbook softmax, in float64, on one pixel."""
     inputs = random_inputs(np.random.default_rng(5), 1, 1, 1, 1)
-    a, b = (np.exp(inputs[name].astype(float).ravel()) for name in NAMES[2:])
-    ms, mc = a[0] / a.sum(), 0.7 * b[0] / b.sum()
-    expected = ms * mc * inputs["style"] + (1 - ms) * (1 - mc) * inputs["image"]
+    expected = textbook_blend(*(array.astype(float) for array in inputs.values()), 0.7)
     result = kernels.feature_blend(**inputs, strength=0.7, impl=impl)
     assert np.abs(result - expected).max() < 1e-6
 
@@ -161,6 +177,77 @@ def test_cuda_host_side_checks(native: str, fake_cuda: Any) -> None:
     if "cuda:0" not in kernels.available_devices():
         with pytest.raises(DeviceError, match="copy the arrays to the host"):
             kernels.feature_blend_into(fake_cuda((1, 3, 4, 4)), *arrays)
+
+
+def test_gradients_are_finite_differences(impl: str, random: np.random.Generator) -> None:
+    """Every gradient against central differences of the textbook blend, in float64."""
+    inputs = random_inputs(random, 2, 3, 4, 5)
+    grad = random.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    gradients = kernels.feature_blend_backward(grad, **inputs, strength=0.75, impl=impl)
+    exact = [array.astype(np.float64) for array in inputs.values()]
+
+    def loss() -> float:
+        return float((grad * textbook_blend(*exact, 0.75)).sum())
+
+    step = 1e-5
+    for values, gradient in zip(exact, gradients, strict=True):
+        assert gradient.shape == values.shape
+        assert gradient.dtype == np.float32
+        difference = np.empty_like(values)
+        for index in np.ndindex(values.shape):
+            at = values[index]
+            values[index] = at + step
+            above = loss()
+            values[index] = at - step
+            difference[index] = (above - loss()) / (2 * step)
+            values[index] = at
+        assert np.abs(gradient - difference).max() < 2e-6 * max(1, np.abs(difference).max())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(
+        st.integers(1, 3), st.integers(1, 20), st.integers(1, 120), st.integers(1, 120)
+    ),
+    strength=st.floats(0, 2),
+)
+def test_native_gradients_agree_with_reference(
+    seed: int, shape: tuple[int, int, int, int], strength: float
+) -> None:
+    if not kernels.HAS_NATIVE:
+        pytest.skip("the native kernels are not built")
+    random = np.random.default_rng(seed)
+    inputs = random_inputs(random, *shape)
+    grad = random.standard_normal(shape).astype(np.float32)
+    native = kernels.feature_blend_backward(grad, **inputs, strength=strength, impl="native")
+    twin = kernels.feature_blend_backward(grad, **inputs, strength=strength, impl="reference")
+    terms = np.abs(grad) * (np.abs(inputs["style"]) + np.abs(inputs["image"]))
+    largest = (1, 1, terms.sum(axis=1).max(), terms.sum(axis=(2, 3)).max())
+    for one, other, scale in zip(native, twin, largest, strict=True):
+        assert np.abs(one - other).max() <= 1e-5 * max(1, strength) * max(1, scale)
+    for threads in (1, 2, 5):
+        again = kernels.feature_blend_backward(grad, **inputs, strength=strength, threads=threads)
+        assert all(np.array_equal(a, b) for a, b in zip(again, native, strict=True))
+
+
+def test_gradient_outputs_are_checked(impl: str, random: np.random.Generator) -> None:
+    inputs = random_inputs(random, 1, 2, 4, 4)
+    grad = random.standard_normal((1, 2, 4, 4)).astype(np.float32)
+    expected = kernels.feature_blend_backward(grad, **inputs, impl=impl)
+    out = [np.full_like(array, np.nan) for array in inputs.values()]
+    kernels.feature_blend_backward_into(tuple(out), grad, **inputs, impl=impl)
+    assert all(np.array_equal(a, b) for a, b in zip(out, expected, strict=True))
+    for wrong, message in [
+        ([grad, *out[1:]], "grad_style overlaps grad"),
+        ([out[0], out[0], *out[2:]], "grad_style overlaps grad_image"),
+        ([*out[:2], out[2][:, :1], out[3]], "grad_spatial_logits must be float32 of shape [1, 2"),
+        ([*out[:3], out[3].astype(np.float64)], "grad_channel_logits must be float32"),
+    ]:
+        with pytest.raises(ShapeError, match=re.escape(message)):
+            kernels.feature_blend_backward_into(tuple(wrong), grad, **inputs, impl=impl)
+    with pytest.raises(ShapeError, match=re.escape("grad must be [1, 2, 4, 4]")):
+        kernels.feature_blend_backward(grad[:, :1], **inputs, impl=impl)
 
 
 @pytest.mark.cuda

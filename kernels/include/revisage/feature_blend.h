@@ -11,4 +11,16 @@ void feature_blend(const Array& out, const Array& style, const Array& image,
                    const Array& spatial_logits, const Array& channel_logits, float strength,
                    const Execution& execution);
 
+// The gradients of the above in its inputs, each of the shape of its input.
+struct FeatureBlendGradients {
+  Array style, image, spatial_logits, channel_logits;
+};
+
+// grad: [N, C, H, W] f32, the gradient of out; the other inputs as above. The gradients overlap
+// neither each other nor an input. Throws ShapeError, OptionError, DeviceError.
+void feature_blend_backward(const FeatureBlendGradients& gradients, const Array& grad,
+                            const Array& style, const Array& image, const Array& spatial_logits,
+                            const Array& channel_logits, float strength,
+                            const Execution& execution);
+
 }  // namespace revisage
