@@ -131,9 +131,11 @@ def feature_blend_into(
     count = _dispatch.thread_count(threads)
     handle = _dispatch.stream_handle(stream, device, style)
     if chosen == "reference":
-        np.copyto(out, _reference(*inputs.values(), strength))
+        np.copyto(out, _reference(**inputs, strength=strength))
     else:
-        _dispatch._native.feature_blend_into(out, *inputs.values(), strength, count, handle)
+        _dispatch._native.feature_blend_into(
+            out, **inputs, strength=strength, threads=count, stream=handle
+        )
 
 
 def feature_blend_backward(
@@ -224,12 +226,12 @@ def feature_blend_backward_into(
     count = _dispatch.thread_count(threads)
     handle = _dispatch.stream_handle(stream, device, style)
     if chosen == "reference":
-        gradients = _reference_backward(*inputs.values(), strength)
+        gradients = _reference_backward(**inputs, strength=strength)
         for array, gradient in zip(outputs.values(), gradients, strict=True):
             np.copyto(array, gradient, casting="same_kind")
     else:
         _dispatch._native.feature_blend_backward_into(
-            *outputs.values(), *inputs.values(), strength, count, handle
+            **outputs, **inputs, strength=strength, threads=count, stream=handle
         )
 
 
