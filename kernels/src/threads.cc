@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -16,20 +17,43 @@
 namespace revisage {
 namespace {
 
-struct Job {
-  const std::function<void(std::int64_t, int)>* task;
-  std::int64_t count;
-  std::atomic<std::int64_t> next{0};
-  std::atomic<int> next_slot{1};  // slot 0 is the caller's
-  int helping = 0;                // workers inside the job; guarded by the pool's mutex
+// Waking a sleeping thread costs 50 us and more, several times what a small layer takes; the gap
+// between two layers is usually shorter than this.
+constexpr std::chrono::microseconds kSpin{100};
 
-  void work(int slot) {
-    for (std::int64_t index = next++; index < count; index = next++) (*task)(index, slot);
+inline void pause_cpu() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Waits for `ready` without giving the core away; false if that took too long.
+template <typename Condition>
+bool spin_until(const Condition& ready) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return true;
+      pause_cpu();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+struct Job {
+  const std::function<void(int)>* part;
+  int slots;
+  std::atomic<int> next{0};
+  std::atomic<int> helping{0};  // workers inside the job; raised under the pool's mutex
+
+  void work() {
+    for (int slot = next++; slot < slots; slot = next++) (*part)(slot);
   }
 };
 
-// Workers that wait for tickets. A ticket is a request for one helper of a job; the caller of a job
-// never waits for a ticket that nobody took, so busy workers slow a call down but cannot block it.
+// Workers that wait for tickets, awake for a moment and then asleep. A ticket is a request for one
+// helper of a job; the caller of a job never waits for a ticket that nobody took, so busy workers
+// slow a call down but cannot block it.
 class Pool {
  public:
   void run(Job& job, int helpers) {
@@ -39,33 +63,61 @@ class Pool {
         workers_.emplace_back([this] { serve(); });
       }
       for (int i = 0; i < helpers; ++i) tickets_.push_back(&job);
+      count_tickets();
     }
-    wake_.notify_all();
-    job.work(0);
+    if (sleepers_ > 0) wake_.notify_all();
+    job.work();
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      tickets_.erase(std::remove(tickets_.begin(), tickets_.end(), &job), tickets_.end());
+      count_tickets();
+    }
+    const auto left = [&job] { return job.helping == 0; };
+    if (spin_until(left)) return;
     std::unique_lock<std::mutex> lock(mutex_);
-    tickets_.erase(std::remove(tickets_.begin(), tickets_.end(), &job), tickets_.end());
-    left_.wait(lock, [&job] { return job.helping == 0; });
+    ++waiting_callers_;
+    left_.wait(lock, left);
+    --waiting_callers_;
   }
 
  private:
   [[noreturn]] void serve() {
-    std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [this] { return !tickets_.empty(); });
-      Job* job = tickets_.front();
-      tickets_.pop_front();
-      ++job->helping;
-      lock.unlock();
-      job->work(job->next_slot++);
-      lock.lock();
-      if (--job->helping == 0) left_.notify_all();
+      Job& job = take();
+      job.work();
+      // The caller may return, and the job end, at the moment that the last helper is counted out.
+      if (--job.helping == 0 && waiting_callers_ > 0) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        left_.notify_all();
+      }
     }
   }
+
+  Job& take() {
+    for (;;) {
+      spin_until([this] { return ticket_count_ > 0; });
+      std::unique_lock<std::mutex> lock(mutex_);
+      if (tickets_.empty()) {
+        ++sleepers_;
+        wake_.wait(lock, [this] { return !tickets_.empty(); });
+        --sleepers_;
+      }
+      Job& job = *tickets_.front();
+      tickets_.pop_front();
+      count_tickets();
+      ++job.helping;
+      return job;
+    }
+  }
+
+  void count_tickets() { ticket_count_ = static_cast<int>(tickets_.size()); }
 
   std::mutex mutex_;
   std::condition_variable wake_, left_;
   std::deque<Job*> tickets_;
   std::vector<std::thread> workers_;
+  // For those who look without the mutex.
+  std::atomic<int> ticket_count_{0}, sleepers_{0}, waiting_callers_{0};
 };
 
 // The pool is never destroyed: at exit its workers may be asleep inside it, and joining them from a
@@ -107,16 +159,33 @@ int resolve_threads(int requested, std::int64_t count) {
   return static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(wanted, count)));
 }
 
-void parallel_for(std::int64_t count, int threads,
+PoolExecutor::PoolExecutor(int requested)
+    : threads_(requested > 0 ? requested : available_cores()) {}
+
+void PoolExecutor::run(int slots, const std::function<void(int)>& part) {
+  Job job;
+  job.part = &part;
+  job.slots = slots;
+  pool().run(job, std::min(slots, threads_) - 1);
+}
+
+void parallel_for(Executor& executor, std::int64_t count,
                   const std::function<void(std::int64_t, int)>& task) {
-  if (threads <= 1 || count <= 1) {
+  const int slots = static_cast<int>(std::min<std::int64_t>(executor.threads(), count));
+  if (slots <= 1) {
     for (std::int64_t index = 0; index < count; ++index) task(index, 0);
     return;
   }
-  Job job;
-  job.task = &task;
-  job.count = count;
-  pool().run(job, threads - 1);
+  std::atomic<std::int64_t> next{0};
+  executor.run(slots, [&](int slot) {
+    for (std::int64_t index = next++; index < count; index = next++) task(index, slot);
+  });
+}
+
+void parallel_for(std::int64_t count, int threads,
+                  const std::function<void(std::int64_t, int)>& task) {
+  PoolExecutor executor(std::max(1, threads));
+  parallel_for(executor, count, task);
 }
 
 }  // namespace revisage
