@@ -141,10 +141,11 @@ class Warp {
       chunk.offset[3][i] = offset + task_.width + 1;
       return;
     }
+    const bool reflect = task_.padding == Padding::reflect;
     for (int tap = 0; tap < 4; ++tap) {
       const std::int64_t column = left + (tap & 1), row = top + (tap >> 1);
-      chunk.offset[tap][i] = fold_index(row, task_.height, task_.padding) * task_.width +
-                             fold_index(column, task_.width, task_.padding);
+      chunk.offset[tap][i] = fold_index(row, task_.height, reflect) * task_.width +
+                             fold_index(column, task_.width, reflect);
       const bool inside = column >= 0 && column < task_.width && row >= 0 && row < task_.height;
       if (task_.padding == Padding::zero && !inside) {
         chunk.outside[i] |= static_cast<std::uint8_t>(1 << tap);
@@ -173,11 +174,21 @@ class Warp {
       case 1:
         return sample_pixels<Sample, 1>(image, out, count, chunk, 1);
       case 3:
-        return sample_vectors<Sample, 3>(image, out, count, chunk);
+        return sample_three_or_four<Sample, 3>(image, out, count, chunk);
       case 4:
-        return sample_vectors<Sample, 4>(image, out, count, chunk);
+        return sample_three_or_four<Sample, 4>(image, out, count, chunk);
       default:
         return sample_pixels<Sample, 0>(image, out, count, chunk, task_.channels);
+    }
+  }
+
+  template <typename Sample, int Channels>
+  static void sample_three_or_four(const Sample* image, Sample* out, std::int64_t count,
+                                   const Chunk& chunk) {
+    if constexpr (sizeof(Sample) == 1) {
+      sample_pixels<Sample, Channels>(image, out, count, chunk, Channels);
+    } else {
+      sample_vectors<Sample, Channels>(image, out, count, chunk);
     }
   }
 
@@ -207,23 +218,16 @@ class Warp {
   template <typename Sample, int Channels>
   static void sample_pixels(const Sample* image, Sample* out, std::int64_t count,
                             const Chunk& chunk, std::int64_t channels) {
-    using Traits = SampleTraits<Sample>;
     const std::int64_t width = Channels > 0 ? Channels : channels;
     for (std::int64_t i = 0; i < count; ++i) {
       const Sample* taps[4];
       for (int t = 0; t < 4; ++t) taps[t] = image + chunk.offset[t][i] * width;
-      const float fx = chunk.fx[i], fy = chunk.fy[i];
+      const TapMixer<Sample> mixer(chunk.fx[i], chunk.fy[i]);
       const unsigned outside = chunk.outside[i];
       for (std::int64_t c = 0; c < width; ++c) {
-        float value[4];
-        for (int t = 0; t < 4; ++t) value[t] = Traits::load(taps[t][c]);
-        if (outside != 0) {
-          for (int t = 0; t < 4; ++t) {
-            if (outside >> t & 1) value[t] = 0.0f;
-          }
-        }
-        out[i * width + c] =
-            Traits::store(mix(mix(value[0], value[1], fx), mix(value[2], value[3], fx), fy));
+        Sample value[4];
+        for (int t = 0; t < 4; ++t) value[t] = outside >> t & 1 ? Sample{} : taps[t][c];
+        out[i * width + c] = mixer(value[0], value[1], value[2], value[3]);
       }
     }
   }

@@ -33,7 +33,6 @@ __device__ float2 flow_at(const FlowWarpTask& task, const float* flow, std::int6
 
 template <typename Sample>
 __global__ void flow_warp_kernel(FlowWarpTask task) {
-  using Traits = SampleTraits<Sample>;
   const std::int64_t image_pixels = task.height * task.width, out_pixels = task.rows * task.columns;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
   const std::int64_t pixel_stride = task.interleaved ? task.channels : 1;
@@ -59,25 +58,23 @@ __global__ void flow_warp_kernel(FlowWarpTask task) {
     }
     const Sample* taps[4];
     bool inside[4];
+    const bool reflect = task.padding == Padding::reflect;
     const Sample* image = static_cast<const Sample*>(task.image) + n * image_pixels * task.channels;
     for (int t = 0; t < 4; ++t) {
       const std::int64_t column = across.whole + (t & 1), row = down.whole + (t >> 1);
       inside[t] = task.padding != Padding::zero ||
                   (column >= 0 && column < task.width && row >= 0 && row < task.height);
-      taps[t] = image + (fold_index(row, task.height, task.padding) * task.width +
-                         fold_index(column, task.width, task.padding)) *
+      taps[t] = image + (fold_index(row, task.height, reflect) * task.width +
+                         fold_index(column, task.width, reflect)) *
                             pixel_stride;
     }
     Sample* out =
         static_cast<Sample*>(task.out) + n * out_pixels * task.channels + pixel * pixel_stride;
+    const TapMixer<Sample> mixer(across.fraction, down.fraction);
     for (std::int64_t c = 0; c < task.channels; ++c) {
-      float value[4];
-      for (int t = 0; t < 4; ++t) {
-        value[t] = inside[t] ? Traits::load(taps[t][c * plane_stride]) : 0.0f;
-      }
-      out[c * out_plane_stride] =
-          Traits::store(mix(mix(value[0], value[1], across.fraction),
-                            mix(value[2], value[3], across.fraction), down.fraction));
+      Sample value[4];
+      for (int t = 0; t < 4; ++t) value[t] = inside[t] ? taps[t][c * plane_stride] : Sample{};
+      out[c * out_plane_stride] = mixer(value[0], value[1], value[2], value[3]);
     }
   }
 }

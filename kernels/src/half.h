@@ -7,7 +7,9 @@
 #ifdef __CUDACC__
 #define REVISAGE_HOST_DEVICE __host__ __device__
 #else
-#define REVISAGE_HOST_DEVICE
+// Always inlined, because files that are compiled for different machines include this: a shared
+// copy of such a function could hold instructions that a machine lacks.
+#define REVISAGE_HOST_DEVICE __attribute__((always_inline))
 #endif
 
 namespace revisage {

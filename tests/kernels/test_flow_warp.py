@@ -76,7 +76,7 @@ def test_fractions_survive_far_from_the_origin(impl: str) -> None:
 def test_half_pixel_shift_is_the_mean(impl: str) -> None:
     image = np.array([[0, 1, 3, 100]], np.uint8)
     result = kernels.flow_warp(image, constant_flow(1, 4, 0.5, 0), padding="zero", impl=impl)
-    assert result.tolist() == [[0, 2, 52, 50]]  # 0.5, 2, 51.5, 50: halves to even
+    assert result.tolist() == [[1, 2, 52, 50]]  # 0.5, 2, 51.5, 50: halves upwards
 
 
 def test_whole_pixels_do_not_touch_neighbours(impl: str) -> None:
