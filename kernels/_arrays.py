@@ -1,8 +1,10 @@
 """How arrays enter and leave the kernels, whatever library made them.
 
 Host arrays become NumPy views without a copy (DLPack, `__array_interface__`); CUDA arrays stay what
-they are and cross into C++ by `__cuda_array_interface__`. Every error names the argument and says
-what to type instead.
+they are and cross into C++ by DLPack, or by `__cuda_array_interface__` where there is no DLPack.
+Every error names the argument and says what to type instead.
+
+A dtype is its NumPy name here ("uint8", "float32", ...), since NumPy has no "bfloat16".
 """
 
 from __future__ import annotations
@@ -30,18 +32,15 @@ def device_of(name: str, array: Any) -> str:
     """ "cpu" or "cuda"; ShapeError where `array` is no array, DeviceError for other devices."""
     if isinstance(array, np.ndarray):
         return "cpu"
-    if hasattr(array, "__cuda_array_interface__"):
-        return "cuda"
     if hasattr(array, "__dlpack_device__"):
         kind = int(array.__dlpack_device__()[0])
         if kind in _DLPACK_HOST:
             return "cpu"
         if kind in _DLPACK_CUDA:
-            raise DeviceError(
-                f"{name} lies on a CUDA device but offers no __cuda_array_interface__; "
-                "wrap it first, for example with cupy.from_dlpack"
-            )
+            return "cuda"
         raise DeviceError(f"{name} lies on a device that is neither CPU nor CUDA; copy it to one")
+    if hasattr(array, "__cuda_array_interface__"):
+        return "cuda"
     if hasattr(array, "__array_interface__"):
         return "cpu"
     raise ShapeError(
@@ -62,6 +61,10 @@ def common_device(arrays: dict[str, Any]) -> str:
 def _host_view(name: str, array: Any) -> HostArray:
     if isinstance(array, np.ndarray):
         return array
+    if _dtype_name(getattr(array, "dtype", "")) == "bfloat16":
+        raise ShapeError(
+            f"{name} is bfloat16, which runs on CUDA only; convert it to float32 on the CPU"
+        )
     try:
         if hasattr(array, "__dlpack__"):
             return np.from_dlpack(array)
@@ -70,11 +73,16 @@ def _host_view(name: str, array: Any) -> HostArray:
         raise ShapeError(f"{name} cannot be read as an array: {error}") from error
 
 
-def _check_dtype(name: str, dtype: np.dtype[Any], allowed: Sequence[str]) -> None:
-    if not dtype.isnative or dtype.name not in allowed:
+def _dtype_name(dtype: Any) -> str:
+    """ "float32" of NumPy's and of torch's float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_dtype(name: str, dtype: str, allowed: Sequence[str]) -> None:
+    if dtype not in allowed:
         raise ShapeError(
-            f"{name} must be {' or '.join(allowed)} in native byte order, got {dtype.str}; "
-            f"convert it with .astype"
+            f"{name} must be {' or '.join(allowed)} in native byte order, got {dtype}; "
+            f"convert it with .astype (NumPy, CuPy) or .to (torch)"
         )
 
 
@@ -85,18 +93,18 @@ def host_input(name: str, array: Any, allowed: Sequence[str]) -> HostArray:
         ShapeError: not an array, or a dtype that is not `allowed` (never converted silently).
     """
     view = _host_view(name, array)
-    _check_dtype(name, view.dtype, allowed)
+    _check_dtype(name, str(view.dtype), allowed)
     return np.require(view, requirements=["C", "A"])
 
 
-def host_output(name: str, array: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> HostArray:
+def host_output(name: str, array: Any, shape: Sequence[int], dtype: str) -> HostArray:
     """A writable NumPy view of a caller's output.
 
     Raises:
         ShapeError: wrong shape or dtype, read-only, not C-contiguous, not aligned.
     """
     view = _host_view(name, array)
-    check_output(name, view.shape, view.dtype, shape, dtype)
+    check_output(name, view.shape, str(view.dtype), shape, dtype)
     if not view.flags.writeable:
         raise ShapeError(f"{name} is read-only; give a writable array, for example {name}.copy()")
     if not (view.flags.c_contiguous and view.flags.aligned):
@@ -108,27 +116,28 @@ def host_output(name: str, array: Any, shape: Sequence[int], dtype: np.dtype[Any
 
 
 def check_output(
-    name: str,
-    shape: Sequence[int],
-    dtype: np.dtype[Any],
-    want_shape: Sequence[int],
-    want_dtype: np.dtype[Any],
+    name: str, shape: Sequence[int], dtype: str, want_shape: Sequence[int], want_dtype: str
 ) -> None:
     """ShapeError unless an output has the wanted shape and dtype."""
     if tuple(shape) != tuple(want_shape) or dtype != want_dtype:
         raise ShapeError(
-            f"{name} must be {want_dtype.name} of shape {list(want_shape)}, "
-            f"got {dtype.name} of shape {list(shape)}"
+            f"{name} must be {want_dtype} of shape {list(want_shape)}, "
+            f"got {dtype} of shape {list(shape)}"
         )
 
 
-def cuda_description(name: str, array: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of a CUDA array, from its interface."""
-    interface = array.__cuda_array_interface__
+def cuda_description(name: str, array: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a CUDA array, from its attributes or its interface.
+
+    They only choose a shorter error or the shape of a result: C++ reads and checks them again.
+    """
     try:
-        return tuple(int(n) for n in interface["shape"]), np.dtype(interface["typestr"])
-    except (KeyError, TypeError) as error:
-        raise ShapeError(f"{name} has a broken __cuda_array_interface__: {error}") from error
+        if hasattr(array, "shape") and hasattr(array, "dtype"):
+            return tuple(int(n) for n in array.shape), _dtype_name(array.dtype)
+        interface = array.__cuda_array_interface__
+        return tuple(int(n) for n in interface["shape"]), str(np.dtype(interface["typestr"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ShapeError(f"{name} does not tell its shape and dtype: {error}") from error
 
 
 def shape_of(name: str, array: Any, device: str) -> tuple[int, ...]:
@@ -140,10 +149,10 @@ def shape_of(name: str, array: Any, device: str) -> tuple[int, ...]:
 
 def describe(
     name: str, array: Any, device: str, allowed: Sequence[str]
-) -> tuple[tuple[int, ...], np.dtype[Any]]:
+) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of an array that is already prepared; ShapeError for a foreign dtype."""
     if device == "cpu":
-        return array.shape, array.dtype
+        return array.shape, str(array.dtype)
     shape, dtype = cuda_description(name, array)
     _check_dtype(name, dtype, allowed)
     return shape, dtype

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 from revisage.errors import DeviceError, OptionError
@@ -108,16 +109,15 @@ def stream_handle(stream: Any, device: str, first: Any) -> int:
     """The CUDA stream of a call as an address; 0 is the legacy default stream.
 
     `stream` may be an address, or an object of torch (`cuda_stream`), CuPy (`ptr`) or any library
-    with `__cuda_stream__`. None takes the stream that the first array names in its interface.
+    with `__cuda_stream__`. None takes the current stream of the first array's library, where that
+    is torch or CuPy; else the stream that the array names in its interface; else the legacy one.
     """
     if device == "cpu":
         if stream is not None:
             raise OptionError("stream is for CUDA arrays; these arrays are on the CPU")
         return 0
     if stream is None:
-        named = first.__cuda_array_interface__.get("stream")
-        # The interface says 1 for the legacy default stream (0 is not allowed there).
-        return 0 if named in (None, 1) else int(named)
+        return _current_stream(first)
     if hasattr(stream, "__cuda_stream__"):
         return int(stream.__cuda_stream__()[1])
     for attribute in ("cuda_stream", "ptr"):
@@ -128,3 +128,14 @@ def stream_handle(stream: Any, device: str, first: Any) -> int:
     raise OptionError(
         f"stream must be an address, or a stream of torch or CuPy, got {type(stream).__name__}"
     )
+
+
+def _current_stream(array: Any) -> int:
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return int(torch.cuda.current_stream(array.device).cuda_stream)
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return int(cupy.cuda.get_current_stream(array.device.id).ptr)
+    named = getattr(array, "__cuda_array_interface__", {}).get("stream")
+    # The interface says 1 for the legacy default stream (0 is not allowed there).
+    return 0 if named in (None, 1) else int(named)

@@ -1,7 +1,7 @@
 """The C++ extension as Python sees it. Private: call the functions of revisage.kernels.
 
-Arrays are NumPy arrays or objects with `__cuda_array_interface__`, C-contiguous. `threads` 0 means
-all cores, `stream` is the address of a CUDA stream (0: the legacy default stream).
+Arrays are NumPy arrays, or CUDA arrays with DLPack or `__cuda_array_interface__`, C-contiguous.
+`threads` 0 means all cores, `stream` is the address of a CUDA stream (0: the legacy one).
 """
 
 from typing import Any

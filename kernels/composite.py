@@ -118,7 +118,7 @@ def composite_into(
         original = _arrays.host_input("original", original, _SAMPLES)
         delta = _arrays.host_input("delta", delta, ("float32",))
         mask = _arrays.host_input("mask", mask, ("float32",))
-        out = _arrays.host_output("out", out, original.shape, original.dtype)
+        out = _arrays.host_output("out", out, original.shape, str(original.dtype))
         if out.ctypes.data != original.ctypes.data:
             _arrays.refuse_overlap(out, {"original": original})
         _arrays.refuse_overlap(out, {"delta": delta, "mask": mask})

@@ -253,9 +253,9 @@ def _checked_inputs(
 def _checked_output(name: str, out: Any, shape: tuple[int, ...], device: str) -> Any:
     """`out`, prepared where it lies on the CPU."""
     if device == "cpu":
-        return _arrays.host_output(name, out, shape, np.dtype(np.float32))
+        return _arrays.host_output(name, out, shape, "float32")
     described = _arrays.cuda_description(name, out)
-    _arrays.check_output(name, *described, shape, np.dtype(np.float32))
+    _arrays.check_output(name, *described, shape, "float32")
     return out
 
 

@@ -96,11 +96,11 @@ def fft_conv_into(
     _arrays.check_shape("scale", shapes["scale"], (2 * d,))
     _arrays.check_shape("shift", shapes["shift"], (2 * d,))
     if device == "cpu":
-        out = _arrays.host_output("out", out, (n, d, h, w), np.dtype(np.float32))
+        out = _arrays.host_output("out", out, (n, d, h, w), "float32")
         _arrays.refuse_overlap(out, dict(inputs))
     else:
         described = _arrays.cuda_description("out", out)
-        _arrays.check_output("out", *described, (n, d, h, w), np.dtype(np.float32))
+        _arrays.check_output("out", *described, (n, d, h, w), "float32")
     count = _dispatch.thread_count(threads)
     handle = _dispatch.stream_handle(stream, device, inputs["x"])
     arrays = (inputs["x"], inputs["weight"], inputs["scale"], inputs["shift"])

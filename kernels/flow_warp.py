@@ -50,6 +50,7 @@ Layout = Literal["hwc", "chw"]
 Padding = Literal["border", "zero", "reflect"]
 
 _SAMPLES = ("uint8", "uint16", "float16", "float32")
+_CUDA_SAMPLES = (*_SAMPLES, "bfloat16")
 _PADDINGS = ("border", "zero", "reflect")
 _FAR = 2.0**30
 
@@ -70,8 +71,8 @@ def flow_warp(
 
     | argument | shape | dtype | layout | device |
     | --- | --- | --- | --- | --- |
-    | image | [H, W], [H, W, C], [N, H, W, C]; chw: [C, H, W], [N, C, H, W] | u8, u16, f16, f32 \
-| C order | CPU, CUDA |
+    | image | [H, W], [H, W, C], [N, H, W, C]; chw: [C, H, W], [N, C, H, W] \
+| u8, u16, f16, f32; on CUDA also bf16 | C order | CPU, CUDA |
     | flow | [h, w, 2], or [N, h, w, 2] | f32 | (dx, dy) in pixels | as image |
     | matrix | [2, 3] | float64 | OUTPUT pixel (x, y, 1) -> image pixel | CPU |
     | result | as image, with H and W from `size` | as image | as image | as image |
@@ -147,7 +148,8 @@ def flow_warp_into(
     if device == "cpu":
         image = _arrays.host_input("image", image, _SAMPLES)
         flow = None if flow is None else _arrays.host_input("flow", flow, ("float32",))
-    shape, dtype = _arrays.describe("image", image, device, _SAMPLES)
+    samples = _SAMPLES if device == "cpu" else _CUDA_SAMPLES
+    shape, dtype = _arrays.describe("image", image, device, samples)
     batch, _, _, _, axis = _split_shape(shape, layout)
     out_shape = _arrays.shape_of("out", out, device)
     if len(out_shape) != len(shape):

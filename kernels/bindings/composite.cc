@@ -13,8 +13,10 @@ void register_composite(py::module_& module) {
       [](const py::object& out, const py::object& original, const py::object& delta,
          const py::object& mask, const py::tuple& matrix, double strength, int threads,
          std::uintptr_t stream) {
-        const Array out_array = borrow("out", out), original_array = borrow("original", original);
-        const Array delta_array = borrow("delta", delta), mask_array = borrow("mask", mask);
+        const Array out_array = borrow("out", out, stream),
+                    original_array = borrow("original", original, stream);
+        const Array delta_array = borrow("delta", delta, stream),
+                    mask_array = borrow("mask", mask, stream);
         const Affine affine = to_affine(matrix);
         const py::gil_scoped_release unlocked;
         composite(out_array, original_array, delta_array, mask_array, affine,

@@ -13,10 +13,11 @@ void register_feature_blend(py::module_& module) {
       [](const py::object& out, const py::object& style, const py::object& image,
          const py::object& spatial_logits, const py::object& channel_logits, double strength,
          int threads, std::uintptr_t stream) {
-        const Array out_array = borrow("out", out);
-        const Array style_array = borrow("style", style), image_array = borrow("image", image);
-        const Array spatial_array = borrow("spatial_logits", spatial_logits);
-        const Array channel_array = borrow("channel_logits", channel_logits);
+        const Array out_array = borrow("out", out, stream);
+        const Array style_array = borrow("style", style, stream),
+                    image_array = borrow("image", image, stream);
+        const Array spatial_array = borrow("spatial_logits", spatial_logits, stream);
+        const Array channel_array = borrow("channel_logits", channel_logits, stream);
         const py::gil_scoped_release unlocked;
         feature_blend(out_array, style_array, image_array, spatial_array, channel_array,
                       static_cast<float>(strength), {threads, stream});
@@ -30,14 +31,15 @@ void register_feature_blend(py::module_& module) {
          const py::object& grad, const py::object& style, const py::object& image,
          const py::object& spatial_logits, const py::object& channel_logits, double strength,
          int threads, std::uintptr_t stream) {
-        const FeatureBlendGradients gradients{borrow("grad_style", grad_style),
-                                              borrow("grad_image", grad_image),
-                                              borrow("grad_spatial_logits", grad_spatial_logits),
-                                              borrow("grad_channel_logits", grad_channel_logits)};
-        const Array grad_array = borrow("grad", grad);
-        const Array style_array = borrow("style", style), image_array = borrow("image", image);
-        const Array spatial_array = borrow("spatial_logits", spatial_logits);
-        const Array channel_array = borrow("channel_logits", channel_logits);
+        const FeatureBlendGradients gradients{
+            borrow("grad_style", grad_style, stream), borrow("grad_image", grad_image, stream),
+            borrow("grad_spatial_logits", grad_spatial_logits, stream),
+            borrow("grad_channel_logits", grad_channel_logits, stream)};
+        const Array grad_array = borrow("grad", grad, stream);
+        const Array style_array = borrow("style", style, stream),
+                    image_array = borrow("image", image, stream);
+        const Array spatial_array = borrow("spatial_logits", spatial_logits, stream);
+        const Array channel_array = borrow("channel_logits", channel_logits, stream);
         const py::gil_scoped_release unlocked;
         feature_blend_backward(gradients, grad_array, style_array, image_array, spatial_array,
                                channel_array, static_cast<float>(strength), {threads, stream});

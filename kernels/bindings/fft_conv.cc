@@ -12,9 +12,10 @@ void register_fft_conv(py::module_& module) {
       "fft_conv_into",
       [](const py::object& out, const py::object& x, const py::object& weight,
          const py::object& scale, const py::object& shift, int threads, std::uintptr_t stream) {
-        const Array out_array = borrow("out", out), x_array = borrow("x", x);
-        const Array weight_array = borrow("weight", weight);
-        const Array scale_array = borrow("scale", scale), shift_array = borrow("shift", shift);
+        const Array out_array = borrow("out", out, stream), x_array = borrow("x", x, stream);
+        const Array weight_array = borrow("weight", weight, stream);
+        const Array scale_array = borrow("scale", scale, stream),
+                    shift_array = borrow("shift", shift, stream);
         const py::gil_scoped_release unlocked;
         fft_conv(out_array, x_array, weight_array, scale_array, shift_array, {threads, stream});
       },

@@ -27,9 +27,10 @@ void register_flow_warp(py::module_& module) {
       [](const py::object& out, const py::object& image, const std::optional<py::object>& flow,
          const std::optional<py::tuple>& matrix, const std::string& padding, bool interleaved,
          int threads, std::uintptr_t stream) {
-        const Array out_array = borrow("out", out), image_array = borrow("image", image);
+        const Array out_array = borrow("out", out, stream),
+                    image_array = borrow("image", image, stream);
         Array flow_array;
-        if (flow) flow_array = borrow("flow", *flow);
+        if (flow) flow_array = borrow("flow", *flow, stream);
         Affine affine;
         if (matrix) affine = to_affine(*matrix);
         const Padding parsed = parse_padding(padding);

@@ -1,5 +1,7 @@
 #include "revisage/array.h"
 
+#include "revisage/errors.h"
+
 namespace revisage {
 
 std::size_t sample_bytes(DType dtype) {
@@ -8,6 +10,7 @@ std::size_t sample_bytes(DType dtype) {
       return 1;
     case DType::u16:
     case DType::f16:
+    case DType::bf16:
       return 2;
     case DType::f32:
       return 4;
@@ -23,6 +26,8 @@ const char* dtype_name(DType dtype) {
       return "uint16";
     case DType::f16:
       return "float16";
+    case DType::bf16:
+      return "bfloat16";
     case DType::f32:
       return "float32";
   }
@@ -31,12 +36,20 @@ const char* dtype_name(DType dtype) {
 
 std::int64_t Array::samples() const {
   std::int64_t count = 1;
-  for (const std::int64_t size : shape) count *= size;
+  bool fits = true;
+  for (const std::int64_t size : shape) {
+    fits = fits && size >= 0 && !__builtin_mul_overflow(count, size, &count);
+  }
+  if (!fits) throw ShapeError(name + " has more samples than any memory holds");
   return count;
 }
 
 std::size_t Array::bytes() const {
-  return static_cast<std::size_t>(samples()) * sample_bytes(dtype);
+  std::int64_t count = samples();
+  if (__builtin_mul_overflow(count, static_cast<std::int64_t>(sample_bytes(dtype)), &count)) {
+    throw ShapeError(name + " has more bytes than any memory holds");
+  }
+  return static_cast<std::size_t>(count);
 }
 
 }  // namespace revisage

@@ -24,6 +24,9 @@ void check_array(const Array& array, DType dtype, const std::vector<std::int64_t
                      shape_text(array.shape));
   }
   if (array.data == nullptr) throw ShapeError(array.name + " has no memory (null pointer)");
+  if (array.bytes() > UINTPTR_MAX - reinterpret_cast<std::uintptr_t>(array.data)) {
+    throw ShapeError(array.name + " reaches beyond the end of memory");
+  }
   if (reinterpret_cast<std::uintptr_t>(array.data) % sample_bytes(dtype) != 0) {
     throw ShapeError(array.name + " is not aligned to its samples; copy it first");
   }

@@ -34,6 +34,19 @@ int cuda_device_count() {
   return usable;
 }
 
+CurrentCudaDevice::CurrentCudaDevice(int index) {
+  int current = index;
+  if (cudaGetDevice(&current) == cudaSuccess && current != index &&
+      cudaSetDevice(index) == cudaSuccess) {
+    previous_ = current;
+  }
+  cudaGetLastError();  // no driver, or no such device, is no fault of the next call
+}
+
+CurrentCudaDevice::~CurrentCudaDevice() {
+  if (previous_ >= 0) cudaSetDevice(previous_);
+}
+
 void cuda_check(cudaError_t status, const char* doing) {
   if (status == cudaSuccess) return;
   cudaGetLastError();

@@ -1,4 +1,5 @@
-// IEEE binary16 in software, for the CPU and CUDA alike, so that both round the same way.
+// IEEE binary16 and bfloat16 in software, for the CPU and CUDA alike, so that both round the same
+// way.
 #pragma once
 
 #include <cstdint>
@@ -65,6 +66,24 @@ REVISAGE_HOST_DEVICE inline Half float_to_half(float value) {
     half = (magnitude - 0x38000000u + 0xFFFu + odd) >> 13;
   }
   return Half{static_cast<std::uint16_t>(sign | half)};
+}
+
+// The upper half of a float32.
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// Exact.
+REVISAGE_HOST_DEVICE inline float bfloat16_to_float(BFloat16 value) {
+  return bits_to_float(static_cast<std::uint32_t>(value.bits) << 16);
+}
+
+// Rounds half to even; a NaN stays one, and quiet.
+REVISAGE_HOST_DEVICE inline BFloat16 float_to_bfloat16(float value) {
+  const std::uint32_t bits = float_to_bits(value);
+  const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
+  const std::uint32_t rounded = is_nan ? bits | 0x400000u : bits + 0x7FFFu + (bits >> 16 & 1u);
+  return BFloat16{static_cast<std::uint16_t>(rounded >> 16)};
 }
 
 }  // namespace revisage

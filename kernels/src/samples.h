@@ -45,6 +45,13 @@ struct SampleTraits<Half> {
 };
 
 template <>
+struct SampleTraits<BFloat16> {
+  static constexpr float full_range = 1.0f;
+  REVISAGE_HOST_DEVICE static float load(BFloat16 sample) { return bfloat16_to_float(sample); }
+  REVISAGE_HOST_DEVICE static BFloat16 store(float value) { return float_to_bfloat16(value); }
+};
+
+template <>
 struct SampleTraits<float> {
   static constexpr float full_range = 1.0f;
   REVISAGE_HOST_DEVICE static float load(float sample) { return sample; }

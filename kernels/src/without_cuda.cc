@@ -19,6 +19,8 @@ namespace {
 
 bool built_with_cuda() { return false; }
 int cuda_device_count() { return 0; }
+CurrentCudaDevice::CurrentCudaDevice(int) {}
+CurrentCudaDevice::~CurrentCudaDevice() = default;
 void composite_cuda(const CompositeTask&, std::uintptr_t) { refuse(); }
 void feature_blend_cuda(const FeatureBlendTask&, std::uintptr_t) { refuse(); }
 void feature_blend_backward_cuda(const FeatureBlendBackwardTask&, std::uintptr_t) { refuse(); }

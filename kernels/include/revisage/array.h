@@ -1,14 +1,15 @@
-// A borrowed, C-contiguous array, and how an operation is to run. Nothing here owns memory.
+// A borrowed, C-contiguous array, and how an operation is to run. Nothing here allocates.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace revisage {
 
-enum class DType { u8, u16, f16, f32 };
+enum class DType { u8, u16, f16, bf16, f32 };
 enum class Device { cpu, cuda };
 
 struct Array {
@@ -18,7 +19,10 @@ struct Array {
   DType dtype = DType::f32;
   Device device = Device::cpu;
   bool writable = false;
+  // What a lender wants back after the call (DLPack); null where the caller keeps the memory alive.
+  std::shared_ptr<void> loan;
 
+  // ShapeError where the number does not fit into 63 bits, or a size is negative.
   std::int64_t samples() const;
   std::size_t bytes() const;
   template <typename T>
