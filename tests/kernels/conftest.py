@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "cuda_emulation"))
+from emulated_cuda import EmulatedCuda, compiler
 
 from revisage import kernels
 
@@ -81,3 +87,18 @@ class FakeCudaArray:
 @pytest.fixture
 def fake_cuda() -> type[FakeCudaArray]:
     return FakeCudaArray
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], EmulatedCuda]:
+    """emulated_cuda("flow_warp"): the CUDA sources of an op, built once for the CPU."""
+    if compiler() is None:
+        pytest.skip("no C++ compiler: the CUDA kernels cannot be emulated")
+    built: dict[str, EmulatedCuda] = {}
+
+    def build(op: str) -> EmulatedCuda:
+        if op not in built:
+            built[op] = EmulatedCuda(op, tmp_path_factory.mktemp("cuda_emulation"))
+        return built[op]
+
+    return build
