@@ -15,7 +15,12 @@ from revisage.kernels.feature_blend import (
     feature_blend_into,
 )
 from revisage.kernels.fft_conv import fft_conv, fft_conv_into
-from revisage.kernels.flow_warp import flow_warp, flow_warp_into
+from revisage.kernels.flow_warp import (
+    flow_warp,
+    flow_warp_backward,
+    flow_warp_backward_into,
+    flow_warp_into,
+)
 
 __all__ = [
     "HAS_NATIVE",
@@ -30,6 +35,8 @@ __all__ = [
     "fft_conv",
     "fft_conv_into",
     "flow_warp",
+    "flow_warp_backward",
+    "flow_warp_backward_into",
     "flow_warp_into",
     "set_cpu_isa",
 ]

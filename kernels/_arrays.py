@@ -115,6 +115,14 @@ def host_output(name: str, array: Any, shape: Sequence[int], dtype: str) -> Host
     return view
 
 
+def output(name: str, array: Any, shape: Sequence[int], dtype: str, device: str) -> Any:
+    """A caller's output, checked; on the CPU as a NumPy view. Errors as `host_output`."""
+    if device == "cpu":
+        return host_output(name, array, shape, dtype)
+    check_output(name, *cuda_description(name, array), shape, dtype)
+    return array
+
+
 def check_output(
     name: str, shape: Sequence[int], dtype: str, want_shape: Sequence[int], want_dtype: str
 ) -> None:

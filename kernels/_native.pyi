@@ -55,6 +55,17 @@ def flow_warp_into(
     threads: int,
     stream: int,
 ) -> None: ...
+def flow_warp_backward_into(
+    grad_image: Any | None,
+    grad_flow: Any | None,
+    grad: Any,
+    image: Any,
+    flow: Any,
+    padding: str,
+    interleaved: bool,
+    threads: int,
+    stream: int,
+) -> None: ...
 def cuda_device_count() -> int: ...
 def built_with_cuda() -> bool: ...
 def cpu_isa() -> str: ...

@@ -40,6 +40,26 @@ void register_flow_warp(py::module_& module) {
       },
       py::arg("out"), py::arg("image"), py::arg("flow").none(true), py::arg("matrix").none(true),
       py::arg("padding"), py::arg("interleaved"), py::arg("threads"), py::arg("stream"));
+  module.def(
+      "flow_warp_backward_into",
+      [](const std::optional<py::object>& grad_image, const std::optional<py::object>& grad_flow,
+         const py::object& grad, const py::object& image, const py::object& flow,
+         const std::string& padding, bool interleaved, int threads, std::uintptr_t stream) {
+        Array grad_image_array, grad_flow_array;
+        if (grad_image) grad_image_array = borrow("grad_image", *grad_image, stream);
+        if (grad_flow) grad_flow_array = borrow("grad_flow", *grad_flow, stream);
+        const Array grad_array = borrow("grad", grad, stream);
+        const Array image_array = borrow("image", image, stream);
+        const Array flow_array = borrow("flow", flow, stream);
+        const Padding parsed = parse_padding(padding);
+        const py::gil_scoped_release unlocked;
+        flow_warp_backward(grad_image ? &grad_image_array : nullptr,
+                           grad_flow ? &grad_flow_array : nullptr, grad_array, image_array,
+                           flow_array, parsed, interleaved, {threads, stream});
+      },
+      py::arg("grad_image").none(true), py::arg("grad_flow").none(true), py::arg("grad"),
+      py::arg("image"), py::arg("flow"), py::arg("padding"), py::arg("interleaved"),
+      py::arg("threads"), py::arg("stream"));
 }
 
 }  // namespace revisage::python

@@ -3,6 +3,7 @@
 #include "cuda_check.h"
 #include "dispatch.h"
 #include "flow_warp_task.h"
+#include "revisage/errors.h"
 
 namespace revisage {
 namespace {
@@ -88,6 +89,10 @@ void flow_warp_cuda(const FlowWarpTask& task, std::uintptr_t stream) {
     flow_warp_kernel<decltype(sample)><<<blocks, kThreads, 0, to_stream(stream)>>>(task);
   });
   cuda_check(cudaGetLastError(), "launching flow_warp");
+}
+
+void flow_warp_backward_cuda(const FlowWarpBackwardTask&, std::uintptr_t) {
+  throw DeviceError("flow_warp_backward runs on the CPU only; copy the arrays to the host");
 }
 
 }  // namespace revisage

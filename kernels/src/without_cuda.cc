@@ -26,5 +26,6 @@ void feature_blend_cuda(const FeatureBlendTask&, std::uintptr_t) { refuse(); }
 void feature_blend_backward_cuda(const FeatureBlendBackwardTask&, std::uintptr_t) { refuse(); }
 void fft_conv_cuda(const FftConvTask&, std::uintptr_t) { refuse(); }
 void flow_warp_cuda(const FlowWarpTask&, std::uintptr_t) { refuse(); }
+void flow_warp_backward_cuda(const FlowWarpBackwardTask&, std::uintptr_t) { refuse(); }
 
 }  // namespace revisage

@@ -14,4 +14,11 @@ enum class Padding { border, zero, reflect };
 void flow_warp(const Array& out, const Array& image, const Array* flow, const Affine* matrix,
                Padding padding, bool interleaved, const Execution& execution);
 
+// The gradients of the above in image and flow, both f32; null is not computed. grad is that of out
+// and of the dtype of image: f32, and on CUDA f16 or bf16. The gradients overlap neither each other
+// nor an input. Throws ShapeError, OptionError, DeviceError.
+void flow_warp_backward(const Array* grad_image, const Array* grad_flow, const Array& grad,
+                        const Array& image, const Array& flow, Padding padding, bool interleaved,
+                        const Execution& execution);
+
 }  // namespace revisage

@@ -1,0 +1,258 @@
+// Compiled with -ffp-contract=off, so that positions are those of the forward warp.
+//
+// Both gradients are the same bits on any number of threads, because every sum has one order:
+// grad_image is cut into bands of its own rows, and each band takes its shares in the order of the
+// output's pixels; grad_flow is cut into bands of flow rows, and each adds up whole output rows.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "flow_warp_task.h"
+#include "threads.h"
+
+namespace revisage {
+namespace {
+
+constexpr std::int64_t kFlowRowsPerTask = 16;
+
+struct RowRange {
+  std::int64_t first, last;  // both inclusive
+};
+
+class WarpGradient {
+ public:
+  explicit WarpGradient(const FlowWarpBackwardTask& task)
+      : task_(task),
+        pixel_stride_(task.interleaved ? task.channels : 1),
+        image_plane_(task.interleaved ? 1 : task.height * task.width),
+        out_plane_(task.interleaved ? 1 : task.rows * task.columns),
+        columns_(static_cast<std::size_t>(task.columns)) {
+    for (std::int64_t x = 0; x < task.columns; ++x) {
+      columns_[static_cast<std::size_t>(x)] =
+          upsampled_position(x, task.columns, task.flow_columns);
+    }
+  }
+
+  // The rows of the image that output row (n, y) reads.
+  RowRange rows_read(std::int64_t n, std::int64_t y) const {
+    RowRange range{task_.height, -1};
+    const FlowRow flow(*this, n, y);
+    for (std::int64_t x = 0; x < task_.columns; ++x) {
+      const SplitPosition down = split_position(flow.at(x).dy);
+      for (int below = 0; below < 2; ++below) {
+        const std::int64_t row = fold(down.whole + y + below, task_.height);
+        range.first = std::min(range.first, row);
+        range.last = std::max(range.last, row);
+      }
+    }
+    return range;
+  }
+
+  // Adds the shares of output row (n, y) to the rows [begin, end) of grad_image.
+  void add_image_row(std::int64_t n, std::int64_t y, std::int64_t begin, std::int64_t end) const {
+    const FlowRow flow(*this, n, y);
+    const float* grad = out_pixel(static_cast<const float*>(task_.grad), n, y);
+    float* image = image_of(task_.grad_image, n);
+    for (std::int64_t x = 0; x < task_.columns; ++x, grad += pixel_stride_) {
+      const Taps taps(*this, flow.at(x), x, y);
+      for (int t = 0; t < 4; ++t) {
+        const std::int64_t row = taps.row[t >> 1];
+        if (row < begin || row >= end || !taps.inside[t]) continue;
+        const float weight = taps.weight_x[t & 1] * taps.weight_y[t >> 1];
+        float* to = image + (row * task_.width + taps.column[t & 1]) * pixel_stride_;
+        for (std::int64_t c = 0; c < task_.channels; ++c) {
+          to[c * image_plane_] += grad[c * out_plane_] * weight;
+        }
+      }
+    }
+  }
+
+  // Adds the gradient in the flow of output row (n, y), brought to the flow's columns.
+  void add_flow_row(std::int64_t n, std::int64_t y, std::vector<double>& line) const {
+    const FlowRow flow(*this, n, y);
+    const float* grad = out_pixel(static_cast<const float*>(task_.grad), n, y);
+    const float* image = image_of(static_cast<const float*>(task_.image), n);
+    for (std::int64_t x = 0; x < task_.columns; ++x, grad += pixel_stride_) {
+      const Step step = flow.at(x);
+      const Taps taps(*this, step, x, y);
+      float along_x = 0.0f, along_y = 0.0f;
+      for (std::int64_t c = 0; c < task_.channels; ++c) {
+        float value[4];
+        for (int t = 0; t < 4; ++t) {
+          const std::int64_t pixel = taps.row[t >> 1] * task_.width + taps.column[t & 1];
+          value[t] = taps.inside[t] ? image[pixel * pixel_stride_ + c * image_plane_] : 0.0f;
+        }
+        const float upper = value[1] - value[0], lower = value[3] - value[2];
+        const float left = value[2] - value[0], right = value[3] - value[1];
+        const float times = grad[c * out_plane_];
+        along_x += times * (upper * taps.weight_y[0] + lower * taps.weight_y[1]);
+        along_y += times * (left * taps.weight_x[0] + right * taps.weight_x[1]);
+      }
+      if (!moves(step.dx)) along_x = 0.0f;
+      if (!moves(step.dy)) along_y = 0.0f;
+      const SplitPosition& at = columns_[static_cast<std::size_t>(x)];
+      add(line, at.whole, 1.0f - at.fraction, along_x, along_y);
+      add(line, std::min(at.whole + 1, task_.flow_columns - 1), at.fraction, along_x, along_y);
+    }
+  }
+
+  float* image_of(float* images, std::int64_t n) const {
+    return images + n * task_.height * task_.width * task_.channels;
+  }
+  const float* image_of(const float* images, std::int64_t n) const {
+    return images + n * task_.height * task_.width * task_.channels;
+  }
+
+ private:
+  struct Step {
+    float dx, dy;
+  };
+
+  // The flow along one output row (Note [Flow upsampling]).
+  class FlowRow {
+   public:
+    FlowRow(const WarpGradient& warp, std::int64_t n, std::int64_t y) : warp_(warp) {
+      const FlowWarpBackwardTask& task = warp.task_;
+      const SplitPosition at = upsampled_position(y, task.rows, task.flow_rows);
+      const std::int64_t row = (task.flow_batch > 1 ? n * task.flow_rows : 0) + at.whole;
+      const std::int64_t below = at.whole + 1 < task.flow_rows ? 1 : 0;
+      top_ = task.flow + row * task.flow_columns * 2;
+      bottom_ = top_ + below * task.flow_columns * 2;
+      gy_ = at.fraction;
+    }
+
+    Step at(std::int64_t x) const {
+      const FlowWarpBackwardTask& task = warp_.task_;
+      if (task.flow_rows == task.rows && task.flow_columns == task.columns) {
+        return {top_[2 * x], top_[2 * x + 1]};  // a NaN stays with its pixel
+      }
+      const SplitPosition& column = warp_.columns_[static_cast<std::size_t>(x)];
+      const std::int64_t left = 2 * column.whole;
+      const std::int64_t right = 2 * std::min(column.whole + 1, task.flow_columns - 1);
+      const float gx = column.fraction, hx = 1.0f - gx, gy = gy_, hy = 1.0f - gy;
+      const auto mixed = [&](int k) {
+        const float upper = top_[left + k] * hx + top_[right + k] * gx;
+        const float lower = bottom_[left + k] * hx + bottom_[right + k] * gx;
+        return upper * hy + lower * gy;
+      };
+      return {mixed(0), mixed(1)};
+    }
+
+   private:
+    const WarpGradient& warp_;
+    const float *top_, *bottom_;
+    float gy_;
+  };
+
+  // The four taps of output pixel (x, y): t & 1 is right, t >> 1 is below.
+  struct Taps {
+    Taps(const WarpGradient& warp, Step step, std::int64_t x, std::int64_t y) {
+      const FlowWarpBackwardTask& task = warp.task_;
+      const SplitPosition across = split_position(step.dx), down = split_position(step.dy);
+      weight_x[0] = 1.0f - (weight_x[1] = across.fraction);
+      weight_y[0] = 1.0f - (weight_y[1] = down.fraction);
+      bool column_inside[2], row_inside[2];
+      for (int k = 0; k < 2; ++k) {
+        const std::int64_t c = across.whole + x + k, r = down.whole + y + k;
+        column[k] = warp.fold(c, task.width);
+        row[k] = warp.fold(r, task.height);
+        column_inside[k] = task.padding != Padding::zero || (c >= 0 && c < task.width);
+        row_inside[k] = task.padding != Padding::zero || (r >= 0 && r < task.height);
+      }
+      for (int t = 0; t < 4; ++t) inside[t] = column_inside[t & 1] && row_inside[t >> 1];
+    }
+
+    std::int64_t column[2], row[2];
+    float weight_x[2], weight_y[2];
+    bool inside[4];
+  };
+
+  static bool moves(float step) { return std::fabs(step) < 1073741824.0f; }  // a NaN does not
+
+  std::int64_t fold(std::int64_t index, std::int64_t size) const {
+    return fold_index(index, size, task_.padding == Padding::reflect);
+  }
+
+  const float* out_pixel(const float* out, std::int64_t n, std::int64_t y) const {
+    return out + n * task_.rows * task_.columns * task_.channels +
+           y * task_.columns * pixel_stride_;
+  }
+
+  static void add(std::vector<double>& line, std::int64_t column, float weight, float along_x,
+                  float along_y) {
+    line[static_cast<std::size_t>(2 * column)] += static_cast<double>(weight) * along_x;
+    line[static_cast<std::size_t>(2 * column + 1)] += static_cast<double>(weight) * along_y;
+  }
+
+  const FlowWarpBackwardTask& task_;
+  std::int64_t pixel_stride_, image_plane_, out_plane_;
+  std::vector<SplitPosition> columns_;  // of output columns in the flow
+};
+
+void grad_image_cpu(const FlowWarpBackwardTask& task, const WarpGradient& gradient, int threads) {
+  // More bands than threads, since a warp may leave parts of the image unread.
+  const int available = resolve_threads(threads, task.batch * task.height);
+  const std::int64_t wanted = available > 1 ? (4 * available + task.batch - 1) / task.batch : 1;
+  const std::int64_t bands = std::min(task.height, wanted);
+  std::vector<RowRange> ranges(static_cast<std::size_t>(task.batch * task.rows),
+                               {0, task.height - 1});
+  if (bands > 1) {
+    parallel_for(task.batch * task.rows, available, [&](std::int64_t index, int) {
+      ranges[static_cast<std::size_t>(index)] =
+          gradient.rows_read(index / task.rows, index % task.rows);
+    });
+  }
+  parallel_for(task.batch * bands, available, [&](std::int64_t index, int) {
+    const std::int64_t n = index / bands, band = index % bands;
+    const std::int64_t begin = task.height * band / bands, end = task.height * (band + 1) / bands;
+    const std::int64_t line = task.width * (task.interleaved ? task.channels : 1);
+    float* image = gradient.image_of(task.grad_image, n);
+    for (std::int64_t plane = 0; plane < (task.interleaved ? 1 : task.channels); ++plane) {
+      std::fill(image + (plane * task.height + begin) * line,
+                image + (plane * task.height + end) * line, 0.0f);
+    }
+    for (std::int64_t y = 0; y < task.rows; ++y) {
+      const RowRange& range = ranges[static_cast<std::size_t>(n * task.rows + y)];
+      if (range.first < end && range.last >= begin) gradient.add_image_row(n, y, begin, end);
+    }
+  });
+}
+
+void grad_flow_cpu(const FlowWarpBackwardTask& task, const WarpGradient& gradient, int threads) {
+  const std::int64_t bands = (task.flow_rows + kFlowRowsPerTask - 1) / kFlowRowsPerTask;
+  const std::int64_t tasks = task.flow_batch * bands, line = 2 * task.flow_columns;
+  const std::int64_t sharing = task.batch / task.flow_batch;  // images of one flow
+  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
+    const std::int64_t flow = index / bands, begin = index % bands * kFlowRowsPerTask;
+    const std::int64_t end = std::min(task.flow_rows, begin + kFlowRowsPerTask);
+    std::vector<double> sums(static_cast<std::size_t>((end - begin) * line));
+    std::vector<double> one_row(static_cast<std::size_t>(line));
+    const auto add = [&](std::int64_t row, double weight) {
+      if (row < begin || row >= end) return;
+      double* to = sums.data() + (row - begin) * line;
+      for (std::int64_t i = 0; i < line; ++i)
+        to[i] += weight * one_row[static_cast<std::size_t>(i)];
+    };
+    for (std::int64_t y = 0; y < task.rows; ++y) {
+      const SplitPosition at = upsampled_position(y, task.rows, task.flow_rows);
+      if (at.whole >= end || at.whole + (at.fraction > 0.0f) < begin) continue;
+      std::fill(one_row.begin(), one_row.end(), 0.0);
+      for (std::int64_t n = flow * sharing; n < (flow + 1) * sharing; ++n) {
+        gradient.add_flow_row(n, y, one_row);
+      }
+      add(at.whole, 1.0f - at.fraction);
+      if (at.fraction > 0.0f) add(at.whole + 1, at.fraction);
+    }
+    std::copy(sums.begin(), sums.end(), task.grad_flow + (flow * task.flow_rows + begin) * line);
+  });
+}
+
+}  // namespace
+
+void flow_warp_backward_cpu(const FlowWarpBackwardTask& task, int threads) {
+  const WarpGradient gradient(task);
+  if (task.grad_image != nullptr) grad_image_cpu(task, gradient, threads);
+  if (task.grad_flow != nullptr) grad_flow_cpu(task, gradient, threads);
+}
+
+}  // namespace revisage
