@@ -33,7 +33,10 @@ def device_of(name: str, array: Any) -> str:
     if isinstance(array, np.ndarray):
         return "cpu"
     if hasattr(array, "__dlpack_device__"):
-        kind = int(array.__dlpack_device__()[0])
+        try:
+            kind = int(array.__dlpack_device__()[0])
+        except Exception as error:
+            raise ShapeError(f"{name} has a broken __dlpack_device__: {error!r}") from error
         if kind in _DLPACK_HOST:
             return "cpu"
         if kind in _DLPACK_CUDA:
@@ -59,18 +62,21 @@ def common_device(arrays: dict[str, Any]) -> str:
 
 
 def _host_view(name: str, array: Any) -> HostArray:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ShapeError(f"{name} is a masked array; fill it first (.filled)")
     if isinstance(array, np.ndarray):
-        return array
+        return array.view(np.ndarray)  # subclasses compute in ways of their own
     if _dtype_name(getattr(array, "dtype", "")) == "bfloat16":
         raise ShapeError(
             f"{name} is bfloat16, which runs on CUDA only; convert it to float32 on the CPU"
         )
     try:
-        if hasattr(array, "__dlpack__"):
-            return np.from_dlpack(array)
-        return np.asarray(array)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise ShapeError(f"{name} cannot be read as an array: {error}") from error
+        view = np.from_dlpack(array) if hasattr(array, "__dlpack__") else np.asarray(array)
+    except Exception as error:  # whatever the other library raises
+        raise ShapeError(f"{name} cannot be read as an array: {error!r}") from error
+    if view.ctypes.data == 0:
+        raise ShapeError(f"{name} has no memory (null pointer)")
+    return view
 
 
 def _dtype_name(dtype: Any) -> str:
@@ -94,7 +100,12 @@ def host_input(name: str, array: Any, allowed: Sequence[str]) -> HostArray:
     """
     view = _host_view(name, array)
     _check_dtype(name, str(view.dtype), allowed)
-    return np.require(view, requirements=["C", "A"])
+    try:
+        return np.require(view, requirements=["C", "A"])
+    except MemoryError as error:
+        raise ShapeError(
+            f"{name} is not C-contiguous, and a copy of {list(view.shape)} does not fit into memory"
+        ) from error
 
 
 def host_output(name: str, array: Any, shape: Sequence[int], dtype: str) -> HostArray:
@@ -151,7 +162,7 @@ def cuda_description(name: str, array: Any) -> tuple[tuple[int, ...], str]:
 def shape_of(name: str, array: Any, device: str) -> tuple[int, ...]:
     """Shape of an array of any library."""
     if device == "cpu":
-        return tuple(int(n) for n in np.shape(array))
+        return _host_view(name, array).shape
     return cuda_description(name, array)[0]
 
 
@@ -195,7 +206,10 @@ def new_output(like: Any, shape: Sequence[int], device: str) -> Any:
     if not isinstance(like, np.ndarray) and hasattr(like, "new_empty"):
         return like.new_empty(tuple(shape))
     if device == "cpu":
-        return np.empty(tuple(shape), _host_view("image", like).dtype)
+        try:
+            return np.empty(tuple(shape), _host_view("image", like).dtype)
+        except (MemoryError, ValueError) as error:
+            raise ShapeError(f"a result of {list(shape)} does not fit into memory") from error
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(like, cupy.ndarray):
         return cupy.empty(tuple(shape), like.dtype)
@@ -215,7 +229,10 @@ def affine_matrix(matrix: Any) -> Matrix:
     if matrix is None:
         return _IDENTITY
     try:
-        values = np.asarray(matrix, dtype=np.float64)
+        values = np.asarray(matrix)
+        if values.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ShapeError(f"matrix must be [2, 3] numbers on the CPU: {error}") from error
     check_shape("matrix", values.shape, (2, 3))
@@ -226,8 +243,11 @@ def affine_matrix(matrix: Any) -> Matrix:
 
 
 def checked_strength(strength: float) -> float:
-    """`strength` as a float; OptionError unless it is finite and not negative."""
-    value = float(strength)
-    if not (np.isfinite(value) and value >= 0.0):
+    """`strength` as a float; OptionError unless it is not negative and finite as a float32."""
+    try:
+        value = float(strength)
+    except (TypeError, ValueError, OverflowError):
+        value = -1.0
+    if not 0.0 <= value <= np.finfo(np.float32).max:
         raise OptionError(f"strength must be a finite number of at least 0, got {strength!r}")
     return value

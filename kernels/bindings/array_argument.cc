@@ -192,7 +192,11 @@ Array borrow(const char* name, const py::object& object, std::uintptr_t stream) 
 Affine to_affine(const py::tuple& matrix) {
   if (matrix.size() != 6) throw ShapeError("matrix must be six numbers");
   double values[6];
-  for (std::size_t i = 0; i < 6; ++i) values[i] = matrix[i].cast<double>();
+  try {
+    for (std::size_t i = 0; i < 6; ++i) values[i] = matrix[i].cast<double>();
+  } catch (const py::cast_error&) {
+    throw ShapeError("matrix must be six numbers");
+  }
   return {values[0], values[1], values[2], values[3], values[4], values[5]};
 }
 
