@@ -36,4 +36,8 @@ inline unsigned int grid_blocks(std::int64_t count, std::int64_t per_block) {
   return static_cast<unsigned int>(blocks < kMost ? blocks : kMost);
 }
 
+// batch * per_image blocks in one dimension. ShapeError where a grid cannot have as many: the array
+// named `name` would be terabytes.
+unsigned int whole_grid(std::int64_t batch, std::int64_t per_image, const char* name);
+
 }  // namespace revisage

@@ -65,6 +65,14 @@ void require_cuda() {
       "); install NVIDIA's driver for CUDA 12 or later, or copy the arrays to the host");
 }
 
+unsigned int whole_grid(std::int64_t batch, std::int64_t per_image, const char* name) {
+  if (batch > INT32_MAX / per_image) {
+    throw ShapeError(std::string(name) +
+                     " has more pixels than one call can do on CUDA; give it in parts");
+  }
+  return static_cast<unsigned int>(batch * per_image);
+}
+
 CudaDeviceGuard::CudaDeviceGuard(const void* pointer) {
   require_cuda();
   cudaPointerAttributes attributes;

@@ -23,11 +23,11 @@ REVISAGE_HOST_DEVICE inline SplitPosition split_position(Real position) {
 }
 
 // An index brought into 0..size-1; for zero padding the caller masks what was outside.
-REVISAGE_HOST_DEVICE inline std::int64_t fold_index(std::int64_t index, std::int64_t size,
-                                                    bool reflect) {
+template <typename Index>
+REVISAGE_HOST_DEVICE inline Index fold_index(Index index, Index size, bool reflect) {
   if (!reflect || size == 1) return index < 0 ? 0 : (index >= size ? size - 1 : index);
-  const std::int64_t period = 2 * (size - 1);
-  std::int64_t folded = index % period;
+  const Index period = 2 * (size - 1);
+  Index folded = index % period;
   if (folded < 0) folded += period;
   return folded < period - folded ? folded : period - folded;
 }

@@ -1,5 +1,5 @@
-// IEEE binary16 and bfloat16 in software, for the CPU and CUDA alike, so that both round the same
-// way.
+// IEEE binary16 and bfloat16: in software on the CPU, by the instructions that round the same way
+// on CUDA (where a NaN stays one, but loses its payload).
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,11 @@ REVISAGE_HOST_DEVICE inline std::uint32_t float_to_bits(float value) {
 
 // Exact. A signalling NaN becomes quiet.
 REVISAGE_HOST_DEVICE inline float half_to_float(Half half) {
+#ifdef __CUDA_ARCH__
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half.bits));
+  return value;
+#else
   const std::uint32_t sign = (half.bits & 0x8000u) << 16;
   const std::uint32_t exponent = (half.bits >> 10) & 31u;
   const std::uint32_t mantissa = half.bits & 0x3FFu;
@@ -45,10 +50,16 @@ REVISAGE_HOST_DEVICE inline float half_to_float(Half half) {
     return bits_to_float(sign | float_to_bits(magnitude));
   }
   return bits_to_float(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+#endif
 }
 
 // Rounds half to even; overflow gives infinity.
 REVISAGE_HOST_DEVICE inline Half float_to_half(float value) {
+#ifdef __CUDA_ARCH__
+  Half half;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half.bits) : "f"(value));
+  return half;
+#else
   const std::uint32_t bits = float_to_bits(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
@@ -66,6 +77,7 @@ REVISAGE_HOST_DEVICE inline Half float_to_half(float value) {
     half = (magnitude - 0x38000000u + 0xFFFu + odd) >> 13;
   }
   return Half{static_cast<std::uint16_t>(sign | half)};
+#endif
 }
 
 // The upper half of a float32.
@@ -80,10 +92,16 @@ REVISAGE_HOST_DEVICE inline float bfloat16_to_float(BFloat16 value) {
 
 // Rounds half to even; a NaN stays one, and quiet.
 REVISAGE_HOST_DEVICE inline BFloat16 float_to_bfloat16(float value) {
+#ifdef __CUDA_ARCH__
+  BFloat16 rounded;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(value));
+  return rounded;
+#else
   const std::uint32_t bits = float_to_bits(value);
   const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
   const std::uint32_t rounded = is_nan ? bits | 0x400000u : bits + 0x7FFFu + (bits >> 16 & 1u);
   return BFloat16{static_cast<std::uint16_t>(rounded >> 16)};
+#endif
 }
 
 }  // namespace revisage

@@ -52,8 +52,9 @@ class EmulatedCuda:
         library = folder / f"{op}.so"
         names = ["array.cc", "cuda_runtime.cu"]
         if op != "self_test":
-            names += ["checks.cc", f"{op}.cc", f"{op}_gpu.cu"]
+            names += ["checks.cc", f"{op}.cc"]
         files = [KERNELS / "src" / name for name in names]
+        files += (KERNELS / "src").glob(f"{op}*_gpu.cu")
         files += [HERE / "cuda_emulation.cc", *HERE.glob(f"{op}_entry.cc"), *HERE.glob(f"{op}.cu")]
         folders = (HERE, KERNELS / "include", KERNELS / "src")
         command = [compiler() or "g++", *FLAGS, *(f"-I{path}" for path in folders), "-x", "c++"]

@@ -19,12 +19,13 @@ struct ArrayArgument {
 inline revisage::Array to_array(const ArrayArgument& argument) {
   using revisage::DType;
   revisage::Array array;
+  if (argument.data == nullptr) return array;
   array.name = argument.name;
   array.data = argument.data;
   array.shape.assign(argument.shape, argument.shape + argument.rank);
   array.device = revisage::Device::cuda;
   array.writable = true;
-  for (const DType dtype : {DType::u8, DType::u16, DType::f16, DType::f32}) {
+  for (const DType dtype : {DType::u8, DType::u16, DType::f16, DType::bf16, DType::f32}) {
     if (argument.dtype == std::string(revisage::dtype_name(dtype))) {
       array.dtype = dtype;
       return array;

@@ -1,0 +1,23 @@
+#include "entry_point.h"
+#include "flow_warp_task.h"
+
+namespace revisage {
+
+void flow_warp_cpu(const FlowWarpTask&, int) { throw std::logic_error("not emulated"); }
+void flow_warp_backward_cpu(const FlowWarpBackwardTask&, int) {
+  throw std::logic_error("not emulated");
+}
+
+}  // namespace revisage
+
+// out, image, flow (or none); padding, interleaved, and six numbers of the matrix if there is no
+// flow.
+REVISAGE_ENTRY_POINT(flow_warp) {
+  const revisage::Array flow = array(2);
+  const revisage::Affine matrix{numbers[2], numbers[3], numbers[4],
+                                numbers[5], numbers[6], numbers[7]};
+  const bool has_flow = flow.data != nullptr;
+  revisage::flow_warp(array(0), array(1), has_flow ? &flow : nullptr, has_flow ? nullptr : &matrix,
+                      static_cast<revisage::Padding>(static_cast<int>(numbers[0])), numbers[1] != 0,
+                      {});
+}
