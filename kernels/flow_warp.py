@@ -219,7 +219,7 @@ def flow_warp_backward(
         impl: "native", "reference" (NumPy, in float64), or None for native where it is built. They
             agree within 1e-5 of the largest sum of absolute terms.
         stream: CUDA stream for CUDA arrays. On CUDA the order of the sums in the image and in a
-            smaller or shared flow varies from call to call, and with it the last bits.
+            smaller flow varies from call to call, and with it the last bits.
 
     Returns:
         (grad_image, grad_flow), of the library and on the device of `flow`; inputs are not

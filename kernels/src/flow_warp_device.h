@@ -20,7 +20,7 @@ __device__ inline float2 load_step(const float* flow, std::int64_t pixel, bool a
   return make_float2(__ldg(flow + 2 * pixel), __ldg(flow + 2 * pixel + 1));
 }
 
-__device__ inline bool is_upsampled(const FlowWarpGeometry& task) {
+REVISAGE_HOST_DEVICE inline bool is_upsampled(const FlowWarpGeometry& task) {
   return task.flow_rows != task.rows || task.flow_columns != task.columns;
 }
 

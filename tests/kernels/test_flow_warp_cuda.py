@@ -151,6 +151,67 @@ def test_arrays_that_begin_anywhere(
     assert same(arrays["out"], expected)
 
 
+FLOATS = ["float32", "float16", "bfloat16"]
+
+
+def as_float32(array: np.ndarray, dtype: str) -> np.ndarray:
+    return from_bfloat16(array) if dtype == "bfloat16" else array.astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", ["hwc", "chw"])
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(
+    "flow_size", [(2, 21, 75), (21, 75), (2, 21, 9), (3, 75), (1, 1), (20, 74)]
+)
+def test_emulated_gradients_equal_the_twin(
+    emulated_cuda: Any,
+    random: np.random.Generator,
+    dtype: str,
+    layout: Any,
+    padding: Any,
+    flow_size: tuple[int, ...],
+) -> None:
+    """A flow of each kind: for each image or shared, dense or smaller along one side or both."""
+    image, grad = (
+        random_image(random, (2, *((3, h, w) if layout == "chw" else (h, w, 3))), dtype)
+        for h, w in ((19, 70), (21, 75))
+    )
+    flow = random.standard_normal((*flow_size, 2)).astype(np.float32) * 3
+    if flow.size > 1000:
+        flow[..., 3, 4, 0], flow[..., 5, 6, :] = np.nan, np.inf
+        flow[..., 8:12, 20:50, :] = 1.25  # neighbours that share taps
+    op = emulated_cuda("flow_warp")
+    expected = kernels.flow_warp_backward(
+        *(as_float32(a, dtype) for a in (grad, image)),
+        flow,
+        padding=padding,
+        layout=layout,
+        impl="reference",
+    )
+    arrays = {
+        "grad_image": op.array(np.full(image.shape, np.nan, np.float32)),
+        "grad_flow": op.array(np.full(flow.shape, np.nan, np.float32)),
+        "grad": op.array(grad),
+        "image": op.array(image),
+        "flow": op.array(flow),
+    }
+    call: dict[str, Any] = {
+        "dtypes": {"grad": dtype, "image": dtype},
+        "entry": "flow_warp_backward",
+    }
+    numbers = PADDINGS.index(padding), layout == "hwc"
+    op(arrays, *numbers, **call)
+    both = arrays["grad_image"].copy(), arrays["grad_flow"].copy()
+    for result, wanted in zip(both, expected, strict=True):
+        bound = 2e-6 * max(1.0, float(np.abs(wanted).max()))
+        np.testing.assert_allclose(result, wanted, atol=10 * bound)
+    for index, name in enumerate(("grad_image", "grad_flow")):
+        arrays[name][...] = np.nan
+        op({**arrays, ("grad_flow", "grad_image")[index]: None}, *numbers, **call)
+        assert same(arrays[name], both[index])  # the emulator's order of sums is fixed
+
+
 def claimed_array(address: int, shape: tuple[int, ...]) -> np.ndarray:
     """uint8 memory that nobody has and nobody may touch."""
     byte = np.frombuffer((ctypes.c_ubyte * 1).from_address(address), np.uint8)
@@ -226,6 +287,30 @@ def test_cuda_equals_the_twin(
             result = kernels.flow_warp(cuda_tensor(image, dtype), cuda_tensor(flow, "float32"),
                                        **call)  # fmt: skip
             assert same(host_array(result, dtype), twin(image, dtype, flow, **call))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", ["hwc", "chw"])
+@pytest.mark.parametrize("flow_size", [(2, 70, 133), (70, 133), (9, 17)])
+def test_cuda_gradients_equal_the_twin(
+    random: np.random.Generator, dtype: str, layout: Any, flow_size: tuple[int, ...]
+) -> None:
+    image, grad = (
+        random_image(random, (2, *((3, h, w) if layout == "chw" else (h, w, 3))), dtype)
+        for h, w in ((61, 130), (70, 133))
+    )
+    flow = random.standard_normal((*flow_size, 2)).astype(np.float32) * 10
+    for padding in PADDINGS:
+        call: dict[str, Any] = {"padding": padding, "layout": layout}
+        expected = kernels.flow_warp_backward(
+            *(as_float32(a, dtype) for a in (grad, image)), flow, impl="reference", **call
+        )
+        tensors = cuda_tensor(grad, dtype), cuda_tensor(image, dtype), cuda_tensor(flow, "float32")
+        results = kernels.flow_warp_backward(*tensors, **call)
+        for result, wanted in zip(results, expected, strict=True):
+            bound = 2e-5 * max(1.0, float(np.abs(wanted).max()))
+            np.testing.assert_allclose(host_array(result, "float32"), wanted, atol=bound)
 
 
 @pytest.mark.cuda

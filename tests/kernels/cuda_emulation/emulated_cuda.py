@@ -67,8 +67,7 @@ class EmulatedCuda:
         self._library.emulated_allocate.restype = ctypes.c_void_p
         self._library.emulated_allocate.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
         self._library.emulated_free.argtypes = [ctypes.c_void_p]
-        self._op = getattr(self._library, f"emulated_{op}")
-        self._op.restype = ctypes.c_char_p
+        self._name = op
 
     def array(self, values: np.ndarray, alignment: int = 256) -> np.ndarray:
         """A copy that begins at a multiple of `alignment` (a power of two, at least the sample) and
@@ -86,10 +85,15 @@ class EmulatedCuda:
         self._library.emulated_set_device(major, shared_bytes)
 
     def __call__(
-        self, arrays: dict[str, np.ndarray | None], *numbers: float, dtypes: Any = None
+        self,
+        arrays: dict[str, np.ndarray | None],
+        *numbers: float,
+        dtypes: Any = None,
+        entry: str | None = None,
     ) -> None:
-        """Calls the entry point. None stands for an array that is not given; `dtypes` renames
-        dtypes that NumPy lacks, such as {"x": "bfloat16"} for a uint16 array.
+        """Calls the entry point `entry`, by default that of the operation's name. None stands for
+        an array that is not given; `dtypes` renames dtypes that NumPy lacks, such as
+        {"x": "bfloat16"} for a uint16 array.
 
         Raises:
             EmulatedError: the operation threw, or a kernel did what a GPU would not survive.
@@ -102,6 +106,8 @@ class EmulatedCuda:
             argument.name, argument.dtype = name.encode(), dtype.encode()
             argument.data, argument.rank = array.ctypes.data, array.ndim
             argument.shape[: array.ndim] = array.shape
-        error = self._op(arguments, (ctypes.c_double * max(1, len(numbers)))(*numbers))
+        call = getattr(self._library, f"emulated_{entry or self._name}")
+        call.restype = ctypes.c_char_p
+        error = call(arguments, (ctypes.c_double * max(1, len(numbers)))(*numbers))
         if error is not None:
             raise EmulatedError(error.decode())

@@ -21,3 +21,12 @@ REVISAGE_ENTRY_POINT(flow_warp) {
                       static_cast<revisage::Padding>(static_cast<int>(numbers[0])), numbers[1] != 0,
                       {});
 }
+
+// grad_image and grad_flow (or none), grad, image, flow; padding, interleaved.
+REVISAGE_ENTRY_POINT(flow_warp_backward) {
+  const revisage::Array grad_image = array(0), grad_flow = array(1);
+  revisage::flow_warp_backward(
+      grad_image.data != nullptr ? &grad_image : nullptr,
+      grad_flow.data != nullptr ? &grad_flow : nullptr, array(2), array(3), array(4),
+      static_cast<revisage::Padding>(static_cast<int>(numbers[0])), numbers[1] != 0, {});
+}
