@@ -90,15 +90,15 @@ def fake_cuda() -> type[FakeCudaArray]:
 
 
 @pytest.fixture(scope="session")
-def emulated_cuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], EmulatedCuda]:
+def emulated_cuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EmulatedCuda]:
     """emulated_cuda("flow_warp"): the CUDA sources of an op, built once for the CPU."""
     if compiler() is None:
         pytest.skip("no C++ compiler: the CUDA kernels cannot be emulated")
     built: dict[str, EmulatedCuda] = {}
 
-    def build(op: str) -> EmulatedCuda:
+    def build(op: str, *more: str) -> EmulatedCuda:
         if op not in built:
-            built[op] = EmulatedCuda(op, tmp_path_factory.mktemp("cuda_emulation"))
+            built[op] = EmulatedCuda(op, tmp_path_factory.mktemp("cuda_emulation"), more)
         return built[op]
 
     return build

@@ -88,6 +88,13 @@ T atomicMax(T* address, T value) {
   return before;
 }
 
+template <typename T>
+T atomicMin(T* address, T value) {
+  const T before = *address;
+  *address = std::min(before, value);
+  return before;
+}
+
 // --- arithmetic ----------------------------------------------------------------------------------
 
 template <typename T>

@@ -11,8 +11,8 @@ import os
 import shutil
 import subprocess
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,11 +46,15 @@ class EmulatedError(Exception):
 
 
 class EmulatedCuda:
-    """One operation, built from `kernels/src` and `<op>_entry.cc` of this folder."""
+    """One operation, built from `kernels/src` and `<op>_entry.cc` of this folder.
 
-    def __init__(self, op: str, folder: Path) -> None:
+    Args:
+        more: further files of `kernels/src`.
+    """
+
+    def __init__(self, op: str, folder: Path, more: Sequence[str] = ()) -> None:
         library = folder / f"{op}.so"
-        names = ["array.cc", "cuda_runtime.cu"]
+        names = ["array.cc", "cuda_runtime.cu", *more]
         if op != "self_test":
             names += ["checks.cc", f"{op}.cc"]
         files = [KERNELS / "src" / name for name in names]
@@ -67,7 +71,7 @@ class EmulatedCuda:
         self._library.emulated_allocate.restype = ctypes.c_void_p
         self._library.emulated_allocate.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
         self._library.emulated_free.argtypes = [ctypes.c_void_p]
-        self._name = op
+        self._op = op
 
     def array(self, values: np.ndarray, alignment: int = 256) -> np.ndarray:
         """A copy that begins at a multiple of `alignment` (a power of two, at least the sample) and
@@ -88,12 +92,13 @@ class EmulatedCuda:
         self,
         arrays: dict[str, np.ndarray | None],
         *numbers: float,
-        dtypes: Any = None,
+        dtypes: dict[str, str] | None = None,
         entry: str | None = None,
-    ) -> None:
-        """Calls the entry point `entry`, by default that of the operation's name. None stands for
-        an array that is not given; `dtypes` renames dtypes that NumPy lacks, such as
-        {"x": "bfloat16"} for a uint16 array.
+    ) -> list[float]:
+        """Calls the entry point `entry` (else that of the operation's name); the numbers after it.
+
+        None stands for an array that is not given; `dtypes` renames dtypes that NumPy lacks, such
+        as {"x": "bfloat16"} for a uint16 array.
 
         Raises:
             EmulatedError: the operation threw, or a kernel did what a GPU would not survive.
@@ -106,8 +111,10 @@ class EmulatedCuda:
             argument.name, argument.dtype = name.encode(), dtype.encode()
             argument.data, argument.rank = array.ctypes.data, array.ndim
             argument.shape[: array.ndim] = array.shape
-        call = getattr(self._library, f"emulated_{entry or self._name}")
-        call.restype = ctypes.c_char_p
-        error = call(arguments, (ctypes.c_double * max(1, len(numbers)))(*numbers))
+        function = getattr(self._library, f"emulated_{entry or self._op}")
+        function.restype = ctypes.c_char_p
+        values = (ctypes.c_double * max(1, len(numbers)))(*numbers)
+        error = function(arguments, values)
         if error is not None:
             raise EmulatedError(error.decode())
+        return list(values)
