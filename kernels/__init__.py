@@ -14,7 +14,7 @@ from revisage.kernels.feature_blend import (
     feature_blend_backward_into,
     feature_blend_into,
 )
-from revisage.kernels.fft_conv import fft_conv, fft_conv_into
+from revisage.kernels.fft_conv import fft_conv, fft_conv_into, fft_conv_workspace_bytes
 from revisage.kernels.flow_warp import (
     flow_warp,
     flow_warp_backward,
@@ -34,6 +34,7 @@ __all__ = [
     "feature_blend_into",
     "fft_conv",
     "fft_conv_into",
+    "fft_conv_workspace_bytes",
     "flow_warp",
     "flow_warp_backward",
     "flow_warp_backward_into",

@@ -219,6 +219,30 @@ def new_output(like: Any, shape: Sequence[int], device: str) -> Any:
     )
 
 
+def new_workspace(like: Any, size: int, stream: int) -> Any:
+    """`size` bytes of uninitialised CUDA memory from the pool of the library of `like`.
+
+    The pool gives them to later work of the same stream only, so the caller may drop them while
+    the stream (an address) still uses them, and a graph that captures the stream keeps them.
+    """
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(like, torch.Tensor):
+        on = torch.cuda.current_stream(like.device)
+        if on.cuda_stream != stream:
+            on = torch.cuda.default_stream(like.device)
+            on = torch.cuda.ExternalStream(stream, like.device) if stream else on
+        with torch.cuda.stream(on):
+            return like.new_empty(size, dtype=torch.uint8)
+    if cupy is not None and isinstance(like, cupy.ndarray):
+        on = cupy.cuda.ExternalStream(stream) if stream else cupy.cuda.Stream.null
+        with like.device, on:
+            return cupy.empty(size, cupy.uint8)
+    raise DeviceError(
+        f"cannot allocate a workspace for arrays of type {type(like).__name__}; "
+        f"give workspace=, uint8 CUDA memory of {size} bytes"
+    )
+
+
 def affine_matrix(matrix: Any) -> Matrix:
     """Six float64 of a [2, 3] matrix, row by row; None is the identity.
 

@@ -43,8 +43,17 @@ def feature_blend_backward_into(
     stream: int,
 ) -> None: ...
 def fft_conv_into(
-    out: Any, x: Any, weight: Any, scale: Any, shift: Any, threads: int, stream: int
+    out: Any,
+    x: Any,
+    weight: Any,
+    scale: Any,
+    shift: Any,
+    threads: int,
+    stream: int,
+    workspace: Any | None = None,
 ) -> None: ...
+def fft_conv_workspace_bytes(x: Any, weight: Any, stream: int) -> int: ...
+def set_cufft_candidates(paths: list[str]) -> None: ...
 def flow_warp_into(
     out: Any,
     image: Any,

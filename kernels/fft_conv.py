@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,11 +12,11 @@ import numpy as np
 from revisage.kernels import _arrays, _dispatch
 from revisage.kernels._arrays import HostArray
 
-__all__ = ["fft_conv", "fft_conv_into"]
+__all__ = ["fft_conv", "fft_conv_into", "fft_conv_workspace_bytes"]
 
 A = TypeVar("A")
 
-_SAMPLES = ("float32",)
+_SAMPLES = {"cpu": ("float32",), "cuda": ("float32", "float16", "bfloat16")}
 
 
 def fft_conv(
@@ -30,10 +33,10 @@ def fft_conv(
 
     | argument | shape | dtype | layout | device |
     | --- | --- | --- | --- | --- |
-    | x | [N, C, H, W] | f32 | NCHW, C order; any H and W | CPU, CUDA |
-    | weight | [2D, 2C] | f32 | rows and columns interleaved (re, im) per channel | as x |
-    | scale, shift | [2D] | f32 | batch norm folded: gamma/sqrt(var+eps), beta-mean*scale | as x |
-    | result | [N, D, H, W] | f32 | NCHW, C order | as x |
+    | x | [N, C, H, W] | f32; on CUDA f16, bf16 | NCHW, C order; any H and W | CPU, CUDA |
+    | weight | [2D, 2C] | f32, or as x | rows, columns interleaved (re, im) per channel | as x |
+    | scale, shift | [2D] | f32, or as x | batch norm: gamma/sqrt(var+eps), beta-mean*scale | as x |
+    | result | [N, D, H, W] | as x | NCHW, C order | as x |
 
     1. Real 2-D FFT over H and W, norm "ortho": C complex planes [H, W//2 + 1].
     2. Real and imaginary parts as 2C channels, interleaved: c0.re, c0.im, c1.re, c1.im, ...
@@ -47,8 +50,11 @@ def fft_conv(
     Args:
         threads: CPU threads; None takes REVISAGE_NUM_THREADS, else all cores. Never changes bits.
         impl: "native", "reference" (NumPy), or None for native where it is built. The two agree
-            within 1e-5 of the largest output.
-        stream: CUDA stream for CUDA arrays. On CUDA, H and W go up to 4096.
+            within 1e-5 of the largest output; with f16 and bf16 x within 2e-3 and 1e-2.
+        stream: CUDA stream for CUDA arrays. Nothing waits for it, and it may be captured into a
+            graph. Planes that outgrow the shared memory of a block (beyond 238x238 on an H100,
+            154x154 where it is smallest; 169x169 and 111x111 with odd widths) go through cuFFT,
+            which is loaded at the first such call: make one before a capture.
 
     Returns:
         An array of the library and on the device of `x`; inputs are not modified. Inputs that are
@@ -56,7 +62,8 @@ def fft_conv(
 
     Raises:
         ShapeError: wrong shape, dtype or strides.
-        DeviceError: arrays on different devices, or on one that cannot run here.
+        DeviceError: arrays on different devices, or on one that cannot run here; cuFFT is needed
+            and cannot be loaded.
     """
     device = _arrays.common_device({"x": x, "weight": weight})
     shape = _arrays.shape_of("x", x, device)
@@ -78,17 +85,22 @@ def fft_conv_into(
     threads: int | None = None,
     impl: str | None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> None:
     """`fft_conv`, written into `out` [N, D, H, W], which must not overlap an input.
 
-    `out` is writable and C-contiguous. Arguments and errors as for `fft_conv`.
+    `out` is writable and C-contiguous. On CUDA, `workspace` is uint8 memory of at least
+    `fft_conv_workspace_bytes(x, weight)` that nothing else uses until the call is done on its
+    stream; None takes it from the pool of torch or CuPy, whichever x is of. Other arguments and
+    errors as for `fft_conv`.
     """
     inputs = {"x": x, "weight": weight, "scale": scale, "shift": shift}
     device = _arrays.common_device({"out": out, **inputs})
     chosen = _dispatch.choose(impl, device)
     if device == "cpu":
-        inputs = {n: _arrays.host_input(n, array, _SAMPLES) for n, array in inputs.items()}
-    shapes = {n: _arrays.describe(n, array, device, _SAMPLES)[0] for n, array in inputs.items()}
+        inputs = {n: _arrays.host_input(n, array, _SAMPLES[device]) for n, array in inputs.items()}
+    described = {n: _arrays.describe(n, a, device, _SAMPLES[device]) for n, a in inputs.items()}
+    shapes = {n: shape for n, (shape, _) in described.items()}
     _arrays.check_shape("x", shapes["x"], ("N", "C", "H", "W"))
     n, c, h, w = shapes["x"]
     d = shapes["weight"][0] // 2 if shapes["weight"] else 0
@@ -99,15 +111,44 @@ def fft_conv_into(
         out = _arrays.host_output("out", out, (n, d, h, w), "float32")
         _arrays.refuse_overlap(out, dict(inputs))
     else:
-        described = _arrays.cuda_description("out", out)
-        _arrays.check_output("out", *described, (n, d, h, w), "float32")
+        found = _arrays.cuda_description("out", out)
+        _arrays.check_output("out", *found, (n, d, h, w), described["x"][1])
     count = _dispatch.thread_count(threads)
     handle = _dispatch.stream_handle(stream, device, inputs["x"])
     arrays = (inputs["x"], inputs["weight"], inputs["scale"], inputs["shift"])
     if chosen == "reference":
         np.copyto(out, _reference(*arrays))
-    else:
-        _dispatch._native.fft_conv_into(out, *arrays, count, handle)
+        return
+    if device == "cuda" and workspace is None:
+        size = _workspace_bytes(inputs["x"], inputs["weight"], handle)
+        workspace = _arrays.new_workspace(inputs["x"], size, handle)
+    _dispatch._native.fft_conv_into(out, *arrays, count, handle, workspace)
+
+
+def fft_conv_workspace_bytes(x: Any, weight: Any) -> int:
+    """Size of `workspace` for `fft_conv_into` with arrays like these; 0 on the CPU.
+
+    It depends on shapes, the dtype of x, and its device. Errors as for `fft_conv`.
+    """
+    device = _arrays.common_device({"x": x, "weight": weight})
+    if device == "cpu":
+        return 0
+    _dispatch.choose(None, device)
+    return _workspace_bytes(x, weight, _dispatch.stream_handle(None, device, x))
+
+
+def _workspace_bytes(x: Any, weight: Any, stream: int) -> int:
+    _tell_where_cufft_is()
+    return _dispatch._native.fft_conv_workspace_bytes(x, weight, stream)
+
+
+@functools.cache
+def _tell_where_cufft_is() -> None:
+    """The wheels of cuFFT put it into a folder that no loader looks into."""
+    package = importlib.util.find_spec("nvidia")
+    folders = package.submodule_search_locations if package else None
+    found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libcufft.so.1?")]
+    _dispatch._native.set_cufft_candidates([str(path) for path in sorted(found, reverse=True)])
 
 
 def _reference(x: HostArray, weight: HostArray, scale: HostArray, shift: HostArray) -> HostArray:

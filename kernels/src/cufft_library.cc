@@ -24,14 +24,10 @@ constexpr int kRealToComplex = 0x2a, kComplexToReal = 0x2c;
 std::mutex mutex;
 std::vector<std::string> candidates;
 
-// The library that this process has already, else the candidates, else what the system finds.
 void* open_library() {
-  constexpr const char* kNames[] = {"libcufft.so.12", "libcufft.so.11"};
-  for (const char* name : kNames) {
-    if (void* library = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) return library;
-  }
   std::vector<std::string> names = candidates;
-  names.insert(names.end(), std::begin(kNames), std::end(kNames));
+  // What this process has already (torch brings it), or what the system finds.
+  for (const char* name : {"libcufft.so.12", "libcufft.so.11"}) names.emplace_back(name);
   std::string problem;
   for (const std::string& name : names) {
     if (void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
@@ -133,8 +129,7 @@ std::size_t cufft_work_bytes(const CufftShape& shape) {
   return plan_of(shape).work_bytes;
 }
 
-void cufft_execute(const CufftShape& shape, void* from, void* to, void* work,
-                   cudaStream_t stream) {
+void cufft_execute(const CufftShape& shape, void* from, void* to, void* work, cudaStream_t stream) {
   // A plan remembers its stream and memory until it is executed.
   const std::lock_guard<std::mutex> lock(mutex);
   const Library& cufft = library();

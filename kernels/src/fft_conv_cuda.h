@@ -38,12 +38,12 @@ struct RowFactor {
 struct Spectra {
   std::int64_t batch;
   int in_channels, out_channels;
-  int frequencies;    // H (W / 2 + 1), in an order of their own where planes fit
-  int pitch;          // from plane to plane: frequencies rounded up to 8, the rest 0
-  int rows, columns;  // of the padded weights, see mix_tile_rows and kMixDepth
-  int parts;          // 2: high and low; 1: high
-  float ortho;        // 1 / sqrt(HW)
-  __half* weights;    // [parts][rows][columns]; of each 16 rows 8 are re, then 8 im of a channel
+  int frequencies;     // H (W / 2 + 1), in an order of their own where planes fit
+  int pitch;           // from plane to plane: frequencies rounded up to 8, the rest 0
+  int rows, columns;   // of the padded weights, see mix_tile_rows and kMixDepth
+  int parts;           // 2: high and low; 1: high
+  float ortho;         // 1 / sqrt(HW)
+  __half* weights;     // [parts][rows][columns]; of each 16 rows 8 are re, then 8 im of a channel
   RowFactor* factors;  // [rows]
   int* exponents;      // [batch][in_channels]: planes are scaled by 2^exponent
   __half* spectrum;    // [parts][batch][2 in_channels][pitch]
@@ -90,10 +90,10 @@ struct FftStages {
 // column j. Odd widths: two planes are re and im of one.
 struct PlanePlan {
   int height, width;
-  bool paired;         // two planes in one
-  int row_length;      // complex: width / 2, or width where paired
-  int pitch;           // of a row in shared memory, odd: columns of rows meet all banks
-  int half;            // width / 2 + 1
+  bool paired;     // two planes in one
+  int row_length;  // complex: width / 2, or width where paired
+  int pitch;       // of a row in shared memory, odd: columns of rows meet all banks
+  int half;        // width / 2 + 1
   Divisor by_height, by_row_length, by_half;
   FftStages down, across;  // lengths height and row_length
   int threads;
@@ -105,12 +105,12 @@ bool plan_planes(std::int64_t height, std::int64_t width, std::int64_t shared_li
                  PlanePlan* plan);
 
 // Also prepares weights, factors and exponents.
-void launch_forward_planes(const FftConvCudaTask& task, const PlanePlan& plan, const Spectra& spectra,
-                           cudaStream_t stream);
+void launch_forward_planes(const FftConvCudaTask& task, const PlanePlan& plan,
+                           const Spectra& spectra, cudaStream_t stream);
 void launch_prepare_weights(const FftConvCudaTask& task, const Spectra& spectra,
                             cudaStream_t stream);
-void launch_inverse_planes(const FftConvCudaTask& task, const PlanePlan& plan, const Spectra& spectra,
-                           cudaStream_t stream);
+void launch_inverse_planes(const FftConvCudaTask& task, const PlanePlan& plan,
+                           const Spectra& spectra, cudaStream_t stream);
 void launch_mix(const Spectra& spectra, cudaStream_t stream);
 
 // --- planes too large for that -------------------------------------------------------------------

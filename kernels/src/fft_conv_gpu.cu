@@ -12,7 +12,8 @@ int round_up(std::int64_t value, int multiple) {
   const std::int64_t rounded = (value + multiple - 1) / multiple * multiple;
   // The kernels count within a plane, and in channels, with 32 bits.
   if (rounded > INT32_MAX / 4) {
-    throw ShapeError("on CUDA, a plane of x and the sides of weight may have at most 2^29 elements");
+    throw ShapeError(
+        "on CUDA, a plane of x and the sides of weight may have at most 2^29 elements");
   }
   return static_cast<int>(rounded);
 }
@@ -29,8 +30,8 @@ Spectra lay_out(const FftConvCudaTask& task, Arena& arena) {
   spectra.out_channels = static_cast<int>(task.out_channels);
   spectra.frequencies = static_cast<int>(task.height * (task.width / 2 + 1));
   spectra.parts = task.dtype == DType::f32 ? 2 : 1;
-  spectra.ortho = static_cast<float>(1.0 / std::sqrt(static_cast<double>(task.height) *
-                                                     static_cast<double>(task.width)));
+  spectra.ortho = static_cast<float>(
+      1.0 / std::sqrt(static_cast<double>(task.height) * static_cast<double>(task.width)));
   const std::int64_t parts = spectra.parts, pitch = spectra.pitch;
   spectra.weights = arena.take<__half>(parts * spectra.rows * spectra.columns);
   spectra.factors = arena.take<RowFactor>(spectra.rows);

@@ -31,7 +31,9 @@ struct Stage {
 
 // 2^exponent for an exponent of at most 0; 0 where fp16 has no such number.
 __device__ inline __half half_power(int exponent) {
-  const int bits = exponent >= -14 ? (exponent + 15) << 10 : exponent >= -24 ? 1 << (exponent + 24) : 0;
+  const int bits = exponent >= -14   ? (exponent + 15) << 10
+                   : exponent >= -24 ? 1 << (exponent + 24)
+                                     : 0;
   return __ushort_as_half(static_cast<unsigned short>(bits));
 }
 
@@ -99,8 +101,8 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
     }
     if (thread < kDepth / 2) {
       const int channel = k / 2 + thread;
-      const __half ratio = half_power(
-          channel < spectra.in_channels ? max(exponent - exponents[channel], -64) : 0);
+      const __half ratio =
+          half_power(channel < spectra.in_channels ? max(exponent - exponents[channel], -64) : 0);
       stage.ratios[thread] = __halves2half2(ratio, ratio);
     }
   };
@@ -119,10 +121,9 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
 #pragma unroll
         for (int n = 0; n < kColumnTiles; n += 2) {
           std::uint32_t matrices[4];
-          load_matrices<true>(
-              matrices,
-              &stage.spectrum[part][spectrum_offset(
-                  k + lane % 16, (warp_column + n * 8) / kChunk + lane / 16)]);
+          load_matrices<true>(matrices,
+                              &stage.spectrum[part][spectrum_offset(
+                                  k + lane % 16, (warp_column + n * 8) / kChunk + lane / 16)]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             right[part][n + i / 2][i % 2] = multiply_halves(matrices[i], ratios[i % 2]);
@@ -135,8 +136,8 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
           load_matrices<false>(left[part],
-                               &stage.weights[part][weights_offset(
-                                   warp_row + m * 16 + lane % 16, k / kChunk + lane / 16)]);
+                               &stage.weights[part][weights_offset(warp_row + m * 16 + lane % 16,
+                                                                   k / kChunk + lane / 16)]);
         }
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n) {

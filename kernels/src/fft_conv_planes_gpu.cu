@@ -9,7 +9,8 @@ namespace {
 
 constexpr int kMostThreads = 256;
 
-// --- complex numbers and small transforms, forward (exp(-i ...)) ----------------------------------
+// --- complex numbers and small transforms, forward (exp(-i ...))
+// ----------------------------------
 
 __device__ inline float2 operator+(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 __device__ inline float2 operator-(float2 a, float2 b) { return make_float2(a.x - b.x, a.y - b.y); }
@@ -45,10 +46,10 @@ __device__ inline void transform(float2 (&v)[4]) { transform(v[0], v[1], v[2], v
 // radix = 4 * others: transforms of 4 over every others-th element, then of `others`.
 template <int radix>
 __device__ inline void transform_fours(float2 (&v)[radix]) {
-  constexpr float kCosines[16] = {1.0f,         0.923879533f,  0.707106781f,  0.382683432f,
-                                  0.0f,         -0.382683432f, -0.707106781f, -0.923879533f,
-                                  -1.0f,        -0.923879533f, -0.707106781f, -0.382683432f,
-                                  0.0f,         0.382683432f,  0.707106781f,  0.923879533f};
+  constexpr float kCosines[16] = {1.0f,  0.923879533f,  0.707106781f,  0.382683432f,
+                                  0.0f,  -0.382683432f, -0.707106781f, -0.923879533f,
+                                  -1.0f, -0.923879533f, -0.707106781f, -0.382683432f,
+                                  0.0f,  0.382683432f,  0.707106781f,  0.923879533f};
   constexpr int kOthers = radix / 4;
 #pragma unroll
   for (int i = 0; i < kOthers; ++i) {
@@ -268,19 +269,20 @@ __device__ int fft_position(const FftStages& fft, int k) {
 
 // --- a block's shared memory ---------------------------------------------------------------------
 
-// Column i of a stored half spectrum: where it and its opposite stand in the plane. Even widths keep
-// the order of the plane (consecutive addresses), then comes frequency width / 2, which is made of
-// frequency 0 of the complex columns. Odd widths have few factors of 2 and take the natural order.
+// Column i of a stored half spectrum: where it and its opposite stand in the plane. Even widths
+// keep the order of the plane (consecutive addresses), then comes frequency width / 2, which is
+// made of frequency 0 of the complex columns. Odd widths have few factors of 2 and take the natural
+// order.
 struct Column {
   std::uint16_t at, opposite, frequency;
 };
 
 struct Shared {
-  float2* plane;        // [height][pitch]
-  float2* roots_down;   // [height]
+  float2* plane;         // [height][pitch]
+  float2* roots_down;    // [height]
   float2* roots_across;  // [width]
-  Column* columns;      // [half]
-  std::uint16_t* rows;  // [height]: row of a frequency
+  Column* columns;       // [half]
+  std::uint16_t* rows;   // [height]: row of a frequency
 
   __device__ float2& at(const PlanePlan& plan, int row, int column) const {
     return plane[row * plan.pitch + column];
@@ -288,7 +290,8 @@ struct Shared {
 };
 
 std::size_t shared_bytes(const PlanePlan& plan) {
-  const auto elements = static_cast<std::size_t>(plan.height * plan.pitch + plan.height + plan.width);
+  const auto elements =
+      static_cast<std::size_t>(plan.height * plan.pitch + plan.height + plan.width);
   return elements * sizeof(float2) + static_cast<std::size_t>(plan.half) * sizeof(Column) +
          static_cast<std::size_t>(plan.height) * sizeof(std::uint16_t);
 }
@@ -363,14 +366,14 @@ __device__ void prepare_weights(const FftConvCudaTask& task, const Spectra& spec
                 spectra.parts, weight(column) * power, weight(column + 1) * power);
   }
   if (thread == 0) {
-    spectra.factors[row] = {
-        power_of_two(-exponent), exists ? load_sample(task.scale, from_row, task.scale_dtype) : 0.0f,
-        exists ? load_sample(task.shift, from_row, task.shift_dtype) : 0.0f};
+    spectra.factors[row] = {power_of_two(-exponent),
+                            exists ? load_sample(task.scale, from_row, task.scale_dtype) : 0.0f,
+                            exists ? load_sample(task.shift, from_row, task.shift_dtype) : 0.0f};
   }
 }
 
-__global__ void __launch_bounds__(kMostThreads) prepare_all_weights(FftConvCudaTask task,
-                                                                   Spectra spectra) {
+__global__ void __launch_bounds__(kMostThreads)
+    prepare_all_weights(FftConvCudaTask task, Spectra spectra) {
   __shared__ unsigned int largest_word;
   if (threadIdx.x == 0) largest_word = 0;
   __syncthreads();
@@ -401,8 +404,8 @@ struct Planes {
 
 // Loads the block's samples and returns the largest magnitude of those that this thread loaded.
 template <typename Sample>
-__device__ unsigned int load_planes(const PlanePlan& plan, const Shared& shared, const Planes& planes,
-                             const Sample* x) {
+__device__ unsigned int load_planes(const PlanePlan& plan, const Shared& shared,
+                                    const Planes& planes, const Sample* x) {
   const int area = plan.height * plan.width, elements = plan.height * plan.row_length;
   const auto threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const Sample* from = x + planes.first * area;
@@ -443,12 +446,11 @@ __device__ void store_spectrum(const PlanePlan& plan, const Shared& shared, cons
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (f + i >= spectra.frequencies) continue;
-      const auto k =
-          static_cast<int>(quotient(static_cast<unsigned int>(f + i), plan.by_half));
+      const auto k = static_cast<int>(quotient(static_cast<unsigned int>(f + i), plan.by_half));
       const Column column = shared.columns[f + i - k * plan.half];
       const float2 a = shared.at(plan, shared.rows[k], column.at);
-      const float2 b = conjugate(
-          shared.at(plan, shared.rows[k == 0 ? 0 : plan.height - k], column.opposite));
+      const float2 b =
+          conjugate(shared.at(plan, shared.rows[k == 0 ? 0 : plan.height - k], column.opposite));
       even[i] = a + b;
       odd[i] = times_i(b - a);
       if (!plan.paired) even[i] = even[i] + odd[i] * shared.roots_across[column.frequency];
@@ -524,7 +526,7 @@ __device__ void load_spectrum(const PlanePlan& plan, const Shared& shared, const
             swapped(conjugate(below) + times_i(conjugate(below_odd)));
       }
     } else {
-      if (column.frequency == plan.row_length) continue;  // done with frequency 0
+      if (column.frequency == plan.row_length) continue;          // done with frequency 0
       if (k == minus_k && column.opposite < column.at) continue;  // done from the other side
       float2 here = first[up + i], there;
       if (column.frequency == 0) {
@@ -656,8 +658,8 @@ bool plan_planes(std::int64_t height, std::int64_t width, std::int64_t shared_li
   return true;
 }
 
-void launch_forward_planes(const FftConvCudaTask& task, const PlanePlan& plan, const Spectra& spectra,
-                           cudaStream_t stream) {
+void launch_forward_planes(const FftConvCudaTask& task, const PlanePlan& plan,
+                           const Spectra& spectra, cudaStream_t stream) {
   const std::int64_t count = spectra.rows + blocks(plan, spectra.batch, spectra.in_channels);
   dispatch_float(task.dtype, [&](auto sample) {
     launch_planes(forward_planes<decltype(sample)>, count, task, plan, spectra, stream);
@@ -670,8 +672,8 @@ void launch_prepare_weights(const FftConvCudaTask& task, const Spectra& spectra,
          task, spectra);
 }
 
-void launch_inverse_planes(const FftConvCudaTask& task, const PlanePlan& plan, const Spectra& spectra,
-                           cudaStream_t stream) {
+void launch_inverse_planes(const FftConvCudaTask& task, const PlanePlan& plan,
+                           const Spectra& spectra, cudaStream_t stream) {
   const std::int64_t count = blocks(plan, spectra.batch, spectra.out_channels);
   dispatch_float(task.dtype, [&](auto sample) {
     launch_planes(inverse_planes<decltype(sample)>, count, task, plan, spectra, stream);

@@ -24,7 +24,9 @@ CurrentCudaDevice::~CurrentCudaDevice() = default;
 void composite_cuda(const CompositeTask&, std::uintptr_t) { refuse(); }
 void feature_blend_cuda(const FeatureBlendTask&, std::uintptr_t) { refuse(); }
 void feature_blend_backward_cuda(const FeatureBlendBackwardTask&, std::uintptr_t) { refuse(); }
-void fft_conv_cuda(const FftConvTask&, std::uintptr_t) { refuse(); }
+void fft_conv_cuda(const FftConvCudaTask&, void*, std::uintptr_t) { refuse(); }
+std::size_t fft_conv_cuda_workspace_bytes(const FftConvCudaTask&) { refuse(); }
+void set_cufft_candidates(const std::vector<std::string>&) {}
 void flow_warp_cuda(const FlowWarpTask&, std::uintptr_t) { refuse(); }
 void flow_warp_backward_cuda(const FlowWarpBackwardTask&, std::uintptr_t) { refuse(); }
 

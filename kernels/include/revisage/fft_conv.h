@@ -18,8 +18,8 @@ void fft_conv(const Array& out, const Array& x, const Array& weight, const Array
 // Depends on the device of x; 0 on the CPU. Throws as fft_conv does.
 std::size_t fft_conv_workspace_bytes(const Array& x, const Array& weight);
 
-// Where to look for libcufft.so, which planes need that are too large for shared memory. For a
-// process that has not loaded it yet.
+// Where to look first for libcufft.so, which planes need that are too large for shared memory. It
+// is loaded once.
 void set_cufft_candidates(const std::vector<std::string>& paths);
 
 }  // namespace revisage

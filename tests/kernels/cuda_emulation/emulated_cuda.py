@@ -67,26 +67,26 @@ class EmulatedCuda:
         )
         if built.returncode != 0:
             raise RuntimeError(f"building {op} for the emulator failed:\n{built.stderr[:6000]}")
-        self._library = ctypes.CDLL(str(library))
-        self._library.emulated_allocate.restype = ctypes.c_void_p
-        self._library.emulated_allocate.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
-        self._library.emulated_free.argtypes = [ctypes.c_void_p]
+        self.library = ctypes.CDLL(str(library))
+        self.library.emulated_allocate.restype = ctypes.c_void_p
+        self.library.emulated_allocate.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+        self.library.emulated_free.argtypes = [ctypes.c_void_p]
         self._op = op
 
     def array(self, values: np.ndarray, alignment: int = 256) -> np.ndarray:
         """A copy that begins at a multiple of `alignment` (a power of two, at least the sample) and
         ends at a guard page, or less than `alignment` bytes before it."""
         values = np.ascontiguousarray(values)
-        address = self._library.emulated_allocate(values.nbytes, alignment)
+        address = self.library.emulated_allocate(values.nbytes, alignment)
         memory = (ctypes.c_byte * values.nbytes).from_address(address)
-        weakref.finalize(memory, self._library.emulated_free, address)
+        weakref.finalize(memory, self.library.emulated_free, address)
         copy = np.frombuffer(memory, values.dtype).reshape(values.shape)
         copy[...] = values
         return copy
 
     def set_device(self, major: int = 9, shared_bytes: int = 227 << 10) -> None:
         """Pretend to be another GPU: compute capability, shared memory that a block may ask for."""
-        self._library.emulated_set_device(major, shared_bytes)
+        self.library.emulated_set_device(major, shared_bytes)
 
     def __call__(
         self,
@@ -111,7 +111,7 @@ class EmulatedCuda:
             argument.name, argument.dtype = name.encode(), dtype.encode()
             argument.data, argument.rank = array.ctypes.data, array.ndim
             argument.shape[: array.ndim] = array.shape
-        function = getattr(self._library, f"emulated_{entry or self._op}")
+        function = getattr(self.library, f"emulated_{entry or self._op}")
         function.restype = ctypes.c_char_p
         values = (ctypes.c_double * max(1, len(numbers)))(*numbers)
         error = function(arguments, values)

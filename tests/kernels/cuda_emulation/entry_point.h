@@ -53,13 +53,12 @@ const char* error_of(Call&& call) {
 // }
 #define REVISAGE_ENTRY_POINT(op)                                                          \
   template <typename Get>                                                                 \
-  static void op##_entry(const Get& array, double* numbers);                        \
+  static void op##_entry(const Get& array, double* numbers);                              \
   extern "C" const char* emulated_##op(const cuda_emulation::ArrayArgument* arguments,    \
-                                       double* numbers) {                           \
+                                       double* numbers) {                                 \
     return cuda_emulation::error_of([&] {                                                 \
       op##_entry([&](int i) { return cuda_emulation::to_array(arguments[i]); }, numbers); \
     });                                                                                   \
   }                                                                                       \
   template <typename Get>                                                                 \
-  static void op##_entry([[maybe_unused]] const Get& array,                               \
-                         [[maybe_unused]] double* numbers)
+  static void op##_entry([[maybe_unused]] const Get& array, [[maybe_unused]] double* numbers)

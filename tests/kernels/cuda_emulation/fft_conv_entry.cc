@@ -13,3 +13,5 @@ REVISAGE_ENTRY_POINT(fft_conv) {
 REVISAGE_ENTRY_POINT(fft_conv_workspace_bytes) {
   numbers[0] = static_cast<double>(revisage::fft_conv_workspace_bytes(array(0), array(1)));
 }
+
+extern "C" void emulated_set_cufft(const char* path) { revisage::set_cufft_candidates({path}); }
