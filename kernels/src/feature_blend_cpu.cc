@@ -1,133 +1,168 @@
+// The feature blend on the CPU. It moves memory and does little else, so what matters is the order
+// in which memory is read.
 #include <algorithm>
-#include <cmath>
-#include <vector>
 
+#include "cpu_isa.h"
+#include "feature_blend_kernels.h"
 #include "feature_blend_task.h"
-#include "half.h"
 #include "threads.h"
+#include "workspace.h"
 
 namespace revisage {
 namespace {
 
-// Pixels whose spatial mask is computed once and used for all channels; long enough for the
-// hardware prefetchers, which stop at every page, to settle on each plane.
-constexpr std::int64_t kPixelsPerTask = 8192;
+// A thread takes a range of pixels, computes the spatial mask of the range once, and goes through
+// the channels. Reading is fastest in long runs: wherever a run ends, the prefetchers start anew.
+// The longest one leaves its mask in a second-level cache.
+constexpr std::int64_t kLongestRun = 1 << 17;
+constexpr std::int64_t kShortestRun = 1 << 10;
+// The backward has two such buffers. Its sums over pixels are taken by blocks of a fixed size, so
+// that no bit depends on how pixels were shared out.
+constexpr std::int64_t kLongestBackwardRun = 1 << 16;
+constexpr std::int64_t kPixelsPerSum = 1 << 13;
+// Results of a call that moves more than this have left the caches before anybody reads them.
+constexpr std::int64_t kStreamedBytes = 24 << 20;
 
-// exp(x) for x <= 0, within 2e-7; plain arithmetic, so that the compiler vectorises the loops that
-// call it. exp(x) = 2^n * exp(r) with |r| <= ln(2) / 2, and exp(r) by its Taylor series.
-inline float exp_negative(float x) {
-  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the integer n
-  x = x < -87.0f ? -87.0f : x;             // a NaN stays
-  const float shifted = x * 1.44269504f + kRounder;
-  const float n = shifted - kRounder;
-  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts
-  float sum = 1.0f / 5040;
-  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
-    sum = sum * r + term;
+const FeatureBlendKernels& kernels() {
+#ifdef REVISAGE_X86
+  switch (current_cpu_isa()) {
+    case CpuIsa::avx512:
+      return feature_blend_kernels_avx512();
+    case CpuIsa::avx2:
+      return feature_blend_kernels_avx2();
+    case CpuIsa::baseline:
+      break;
   }
-  return sum * bits_to_float((float_to_bits(shifted) + 127u) << 23);
+#endif
+  return feature_blend_kernels_baseline();
 }
 
-// Entry 0 of a softmax over two logits, as a sigmoid that cannot overflow.
-inline float softmax_first(float first, float second) {
-  const float difference = first - second;
-  const float decay = exp_negative(-std::fabs(difference));
-  return (difference >= 0.0f ? 1.0f : decay) / (1.0f + decay);
+std::int64_t blocks_of(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
+
+// How the pixels of `batch` images are shared out: in ranges of `length` pixels, a multiple of
+// `multiple`.
+struct Ranges {
+  std::int64_t length, per_image, count, pixels;
+
+  Ranges(std::int64_t batch, std::int64_t pixels, std::int64_t multiple, std::int64_t longest,
+         int threads)
+      : pixels(pixels) {
+    std::int64_t wanted = blocks_of(pixels, longest);
+    if (batch % threads != 0) wanted = blocks_of(wanted, threads) * threads;  // as many for each
+    length = blocks_of(blocks_of(pixels, wanted), multiple) * multiple;
+    per_image = blocks_of(pixels, length);
+    count = batch * per_image;
+  }
+  std::int64_t image(std::int64_t index) const { return index / per_image; }
+  std::int64_t begin(std::int64_t index) const { return index % per_image * length; }
+  std::int64_t size(std::int64_t index) const { return std::min(length, pixels - begin(index)); }
+};
+
+// Mc of all images and channels.
+void channel_masks(const float* logits, std::int64_t batch, std::int64_t channels, float strength,
+                   float* masks) {
+  for (std::int64_t n = 0; n < batch; ++n, logits += 2 * channels, masks += channels) {
+    kernels().softmax_first(logits, logits + channels, masks, channels);
+    for (std::int64_t c = 0; c < channels; ++c) masks[c] *= strength;
+  }
 }
 
-// Its derivative in the first logit.
-inline float softmax_slope(float first, float second) {
-  const float decay = exp_negative(-std::fabs(first - second));
-  return decay / ((1.0f + decay) * (1.0f + decay));
+bool same_alignment(const float* a, const float* b) {
+  return (reinterpret_cast<std::uintptr_t>(a) - reinterpret_cast<std::uintptr_t>(b)) % 64 == 0;
 }
 
 }  // namespace
 
 void feature_blend_cpu(const FeatureBlendTask& task, int threads) {
-  std::vector<float> channel_masks(static_cast<std::size_t>(task.batch * task.channels));
-  for (std::int64_t n = 0; n < task.batch; ++n) {
-    const float* logits = task.channel_logits + n * 2 * task.channels;
-    for (std::int64_t c = 0; c < task.channels; ++c) {
-      channel_masks[static_cast<std::size_t>(n * task.channels + c)] =
-          task.strength * softmax_first(logits[c], logits[task.channels + c]);
-    }
-  }
-  const std::int64_t blocks = (task.pixels + kPixelsPerTask - 1) / kPixelsPerTask;
-  const std::int64_t tasks = task.batch * blocks;
-  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
-    const std::int64_t n = index / blocks, begin = index % blocks * kPixelsPerTask;
-    const std::int64_t count = std::min(kPixelsPerTask, task.pixels - begin);
+  const FeatureBlendKernels& use = kernels();
+  threads = resolve_threads(threads, task.batch * blocks_of(task.pixels, kShortestRun));
+  const Ranges ranges(task.batch, task.pixels, kShortestRun, kLongestRun, threads);
+  const bool in_place = task.out == task.style || task.out == task.image;
+  const bool stream = !in_place && 12 * task.batch * task.channels * task.pixels > kStreamedBytes;
+  thread_local Workspace workspace;
+  float* spatial =
+      workspace.get(static_cast<std::size_t>(threads * ranges.length + task.batch * task.channels));
+  float* channel = spatial + threads * ranges.length;
+  channel_masks(task.channel_logits, task.batch, task.channels, task.strength, channel);
+  parallel_for(ranges.count, threads, [&](std::int64_t index, int slot) {
+    const std::int64_t n = ranges.image(index), begin = ranges.begin(index);
     const float* logits = task.spatial_logits + n * 2 * task.pixels + begin;
-    float spatial[kPixelsPerTask];
-    for (std::int64_t i = 0; i < count; ++i) {
-      spatial[i] = softmax_first(logits[i], logits[task.pixels + i]);
+    BlendRun run;
+    run.pixels = ranges.size(index);
+    run.stream = stream;
+    run.spatial = spatial + slot * ranges.length;
+    use.softmax_first(logits, logits + task.pixels, spatial + slot * ranges.length, run.pixels);
+    for (std::int64_t c = n * task.channels; c < (n + 1) * task.channels; ++c) {
+      const std::int64_t at = c * task.pixels + begin;
+      run.out = task.out + at;
+      run.style = task.style + at;
+      run.image = task.image + at;
+      run.channel = channel[c];
+      use.blend(run);
     }
-    for (std::int64_t c = 0; c < task.channels; ++c) {
-      const float channel = channel_masks[static_cast<std::size_t>(n * task.channels + c)];
-      const float rest = 1.0f - channel;
-      const std::int64_t plane = (n * task.channels + c) * task.pixels + begin;
-      const float* style = task.style + plane;
-      const float* image = task.image + plane;
-      float* out = task.out + plane;
-      for (std::int64_t i = 0; i < count; ++i) {
-        out[i] = spatial[i] * channel * style[i] + (1.0f - spatial[i]) * rest * image[i];
-      }
-    }
+    use.fence();
   });
+  workspace.trim();
 }
 
-// Each task leaves the sums over its pixels in `partial`; they are added in the order of the
-// blocks, whatever thread came first.
 void feature_blend_backward_cpu(const FeatureBlendBackwardTask& task, int threads) {
-  const std::int64_t blocks = (task.pixels + kPixelsPerTask - 1) / kPixelsPerTask;
-  const std::int64_t tasks = task.batch * blocks;
-  std::vector<float> partial(static_cast<std::size_t>(tasks * task.channels));
-  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
-    const std::int64_t n = index / blocks, begin = index % blocks * kPixelsPerTask;
-    const std::int64_t count = std::min(kPixelsPerTask, task.pixels - begin);
-    const float* logits = task.spatial_logits + n * 2 * task.pixels + begin;
-    const float* channel_logits = task.channel_logits + n * 2 * task.channels;
-    float spatial[kPixelsPerTask], by_pixel[kPixelsPerTask];
-    for (std::int64_t i = 0; i < count; ++i) {
-      spatial[i] = softmax_first(logits[i], logits[task.pixels + i]);
-      by_pixel[i] = 0.0f;
-    }
-    for (std::int64_t c = 0; c < task.channels; ++c) {
-      const float channel =
-          task.strength * softmax_first(channel_logits[c], channel_logits[task.channels + c]);
-      const float rest = 1.0f - channel;
-      const std::int64_t plane = (n * task.channels + c) * task.pixels + begin;
-      float sum = 0.0f;
-      for (std::int64_t i = 0; i < count; ++i) {
-        const float grad = task.grad[plane + i];
-        const float style = task.style[plane + i], image = task.image[plane + i];
-        const float from_style = grad * spatial[i], from_image = grad * (1.0f - spatial[i]);
-        task.grad_style[plane + i] = from_style * channel;
-        task.grad_image[plane + i] = from_image * rest;
-        by_pixel[i] += grad * (channel * style - rest * image);
-        sum += from_style * style - from_image * image;
+  const FeatureBlendKernels& use = kernels();
+  threads = resolve_threads(threads, task.batch * blocks_of(task.pixels, kPixelsPerSum));
+  const Ranges ranges(task.batch, task.pixels, kPixelsPerSum, kLongestBackwardRun, threads);
+  const std::int64_t sums_per_plane = blocks_of(task.pixels, kPixelsPerSum);
+  const std::int64_t planes = task.batch * task.channels;
+  const bool stream = 20 * planes * task.pixels > kStreamedBytes &&
+                      same_alignment(task.grad_style, task.grad_image);
+  thread_local Workspace workspace;
+  float* spatial = workspace.get(
+      static_cast<std::size_t>(2 * threads * ranges.length + (1 + sums_per_plane) * planes));
+  float* by_pixel = spatial + threads * ranges.length;
+  float* channel = by_pixel + threads * ranges.length;
+  float* sums = channel + planes;  // [planes, sums_per_plane]
+  channel_masks(task.channel_logits, task.batch, task.channels, task.strength, channel);
+  parallel_for(ranges.count, threads, [&](std::int64_t index, int slot) {
+    const std::int64_t n = ranges.image(index), begin = ranges.begin(index);
+    const std::int64_t size = ranges.size(index), pair = n * 2 * task.pixels + begin;
+    const float* logits = task.spatial_logits + pair;
+    float* mask = spatial + slot * ranges.length;
+    float* sum = by_pixel + slot * ranges.length;
+    use.softmax_first(logits, logits + task.pixels, mask, size);
+    std::fill(sum, sum + size, 0.0f);
+    for (std::int64_t c = n * task.channels; c < (n + 1) * task.channels; ++c) {
+      for (std::int64_t offset = 0; offset < size; offset += kPixelsPerSum) {
+        const std::int64_t at = c * task.pixels + begin + offset;
+        BlendBackwardRun run;
+        run.grad_style = task.grad_style + at;
+        run.grad_image = task.grad_image + at;
+        run.by_pixel = sum + offset;
+        run.grad = task.grad + at;
+        run.style = task.style + at;
+        run.image = task.image + at;
+        run.spatial = mask + offset;
+        run.pixels = std::min(kPixelsPerSum, size - offset);
+        run.channel = channel[c];
+        run.stream = stream;
+        sums[c * sums_per_plane + (begin + offset) / kPixelsPerSum] = use.blend_backward(run);
       }
-      partial[static_cast<std::size_t>(index * task.channels + c)] = sum;
     }
-    float* out = task.grad_spatial_logits + n * 2 * task.pixels + begin;
-    for (std::int64_t i = 0; i < count; ++i) {
-      out[i] = by_pixel[i] * softmax_slope(logits[i], logits[task.pixels + i]);
-      out[task.pixels + i] = -out[i];
-    }
+    float* grad = task.grad_spatial_logits + pair;
+    use.softmax_backward(logits, logits + task.pixels, sum, grad, grad + task.pixels, size);
+    use.fence();
   });
+  for (std::int64_t c = 0; c < planes; ++c) {
+    double sum = 0.0;
+    for (std::int64_t block = 0; block < sums_per_plane; ++block) {
+      sum += sums[c * sums_per_plane + block];
+    }
+    channel[c] = task.strength * static_cast<float>(sum);
+  }
   for (std::int64_t n = 0; n < task.batch; ++n) {
     const float* logits = task.channel_logits + n * 2 * task.channels;
-    float* out = task.grad_channel_logits + n * 2 * task.channels;
-    for (std::int64_t c = 0; c < task.channels; ++c) {
-      double sum = 0.0;
-      for (std::int64_t block = 0; block < blocks; ++block) {
-        sum += partial[static_cast<std::size_t>((n * blocks + block) * task.channels + c)];
-      }
-      const float slope = task.strength * softmax_slope(logits[c], logits[task.channels + c]);
-      out[c] = static_cast<float>(sum) * slope;
-      out[task.channels + c] = -out[c];
-    }
+    float* grad = task.grad_channel_logits + n * 2 * task.channels;
+    use.softmax_backward(logits, logits + task.channels, channel + n * task.channels, grad,
+                         grad + task.channels, task.channels);
   }
+  workspace.trim();
 }
 
 }  // namespace revisage

@@ -4,6 +4,10 @@
 #include <cstddef>
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace revisage {
 
 // 64-byte aligned floats, kept by the thread that calls kernels from one call to the next: fresh
@@ -19,7 +23,7 @@ class Workspace {
   float* get(std::size_t floats) {
     if (floats > size_) {
       release();
-      data_ = static_cast<float*>(::operator new(floats * sizeof(float), kAlignment));
+      allocate(floats * sizeof(float));
       size_ = floats;
     }
     return data_;
@@ -31,16 +35,28 @@ class Workspace {
   }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
   static constexpr std::size_t kKeptBytes = std::size_t{64} << 20;
+  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+  // Memory that fills half a huge page or more asks for huge pages: operations that pass over much
+  // memory evict the addresses of small ones.
+  void allocate(std::size_t bytes) {
+    alignment_ = std::align_val_t{bytes >= kHugePage / 2 ? kHugePage : 64};
+    if (bytes >= kHugePage / 2) bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    data_ = static_cast<float*>(::operator new(bytes, alignment_));
+#ifdef __linux__
+    if (bytes >= kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: it may fail
+#endif
+  }
 
   void release() {
-    ::operator delete(data_, kAlignment);
+    ::operator delete(data_, alignment_);
     data_ = nullptr;
     size_ = 0;
   }
 
   float* data_ = nullptr;
+  std::align_val_t alignment_{64};
   std::size_t size_ = 0;
 };
 
