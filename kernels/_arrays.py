@@ -80,7 +80,12 @@ def _host_view(name: str, array: Any) -> HostArray:
     return view
 
 
-@functools.cache  # NumPy spells a name in several microseconds
+@functools.cache
+def _numpy_name(dtype: np.dtype[Any]) -> str:
+    """The name of a NumPy dtype, which NumPy takes microseconds to spell."""
+    return str(dtype)
+
+
 def _dtype_name(dtype: Any) -> str:
     """ "float32" of NumPy's and of torch's float32."""
     return str(dtype).removeprefix("torch.")
@@ -101,7 +106,7 @@ def host_input(name: str, array: Any, allowed: Sequence[str]) -> HostArray:
         ShapeError: not an array, or a dtype that is not `allowed` (never converted silently).
     """
     view = _host_view(name, array)
-    _check_dtype(name, _dtype_name(view.dtype), allowed)
+    _check_dtype(name, _numpy_name(view.dtype), allowed)
     try:
         return np.require(view, requirements=["C", "A"])
     except MemoryError as error:
@@ -117,7 +122,7 @@ def host_output(name: str, array: Any, shape: Sequence[int], dtype: str) -> Host
         ShapeError: wrong shape or dtype, read-only, not C-contiguous, not aligned.
     """
     view = _host_view(name, array)
-    check_output(name, view.shape, _dtype_name(view.dtype), shape, dtype)
+    check_output(name, view.shape, _numpy_name(view.dtype), shape, dtype)
     if not view.flags.writeable:
         raise ShapeError(f"{name} is read-only; give a writable array, for example {name}.copy()")
     if not (view.flags.c_contiguous and view.flags.aligned):
@@ -173,7 +178,7 @@ def describe(
 ) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of an array that is already prepared; ShapeError for a foreign dtype."""
     if device == "cpu":
-        return array.shape, _dtype_name(array.dtype)
+        return array.shape, _numpy_name(array.dtype)
     shape, dtype = cuda_description(name, array)
     _check_dtype(name, dtype, allowed)
     return shape, dtype
