@@ -1,5 +1,8 @@
 # make demo [PHOTO=mine.jpg]   retouch a portrait on the CPU, from nothing, without torch
-# make test                    build the wheel, install it with what the tests need, run them all
+# make test                    build the wheel, install it with what the tests need, run them all;
+#                              then the kernel tests with sanitizers
+# make unit-tests              the former alone
+# make sanitize                the latter alone; SANITIZE=thread looks for data races
 # make lint                    ruff, mypy on an installed tree, clang-format, codespell
 # make dev                     an editable install to work in
 
@@ -17,7 +20,7 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt \
                   -not -path '*/__pycache__/*' -not -path 'training/weights/*' 2>/dev/null)
 PIP := -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format dev clean wheel
+.PHONY: demo test unit-tests sanitize lint format dev clean wheel
 .DEFAULT_GOAL := demo
 
 # --- demo ----------------------------------------------------------------------------------------
@@ -56,10 +59,41 @@ wheel: .venv-test/bin/python
 	@.venv-test/bin/python $(PIP) install -c constraints.txt --group test
 	@touch $@
 
-test: wheel .venv-test/deps.stamp
+test: unit-tests sanitize
+
+unit-tests: wheel .venv-test/deps.stamp
 	@.venv-test/bin/python $(PIP) install -c constraints.txt build/dist/*.whl
 	@.venv-test/bin/python $(PIP) install --force-reinstall --no-deps build/dist/*.whl
 	.venv-test/bin/python -m pytest $(PYTEST)
+
+# The kernels compiled with sanitizers, under the kernel tests. The runtime library must be loaded
+# before Python, and libstdc++ with it, whose exceptions it watches. Python leaks on purpose, so
+# leaks are not looked for; PYTHONMALLOC puts small objects where the sanitizer sees them.
+SANITIZE ?= address,undefined
+comma := ,
+SANITIZED := build/sanitized-$(subst $(comma),-,$(SANITIZE))
+ifeq ($(SANITIZE),thread)
+  SANITIZER := tsan
+  # OpenBLAS orders its threads in ways that the sanitizer does not know.
+  SANITIZED_RUN := OPENBLAS_NUM_THREADS=1 TSAN_OPTIONS=allocator_may_return_null=1 \
+    setarch -R .venv-test/bin/python -m tests.kernels.fuzzing --together \
+    composite feature_blend fft_conv flow_warp --calls 300
+else
+  SANITIZER := asan
+  SANITIZED_RUN := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+    UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc REVISAGE_FUZZ_CALLS=400 \
+    .venv-test/bin/python -m pytest -q tests/kernels --ignore-glob='*emulation*'
+endif
+
+sanitize: .venv-test/deps.stamp
+	@echo "== building the kernels with -fsanitize=$(SANITIZE)"
+	@.venv-test/bin/python $(PIP) install --upgrade --no-deps --target $(SANITIZED)/tree \
+	  -Cbuild-dir=$(SANITIZED)/cmake -Ccmake.define.REVISAGE_CUDA=OFF \
+	  -Ccmake.define.REVISAGE_SANITIZE=$(SANITIZE) .
+	@grep -q __$(SANITIZER)_init $(SANITIZED)/tree/revisage/kernels/_native*.so \
+	  || { echo "the extension was built without $(SANITIZE)"; exit 1; }
+	LD_PRELOAD="$$(gcc -print-file-name=lib$(SANITIZER).so) $$(gcc -print-file-name=libstdc++.so)" \
+	  PYTHONPATH=$(SANITIZED)/tree $(SANITIZED_RUN)
 
 # --- lint ----------------------------------------------------------------------------------------
 
