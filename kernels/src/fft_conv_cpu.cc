@@ -1,22 +1,21 @@
-// The Fourier unit on the CPU: transforms by blocks of sixteen channels, the 1x1 convolution by
-// blocks of frequencies (Note [Fourier layout] in fft_conv_kernels.h).
+// The Fourier unit on the CPU: three steps of independent tasks (Note [Fourier layout] in
+// fft_conv_kernels.h), for as many images at a time as the caches like.
 #include <algorithm>
 #include <cmath>
 
 #include "cpu_isa.h"
-#include "fft_conv_task.h"
+#include "fft_conv_weights.h"
 #include "fft_plan.h"
 #include "revisage/errors.h"
-#include "threads.h"
-#include "workspace.h"
 
 namespace revisage {
 namespace {
 
-constexpr std::int64_t kRowsPerTask = 64;  // frequencies of one GEMM task: its rows stay in L2
 constexpr std::int64_t kMaxSide = 1 << 24;
+constexpr std::int64_t kRowsPerTask = 16;  // even: rows are transformed in pairs
+constexpr std::int64_t kSpectrumBytes = 1 << 20;
 
-const FourierKernels& kernels() {
+const FourierKernels& current_kernels() {
 #ifdef REVISAGE_X86
   switch (current_cpu_isa()) {
     case CpuIsa::avx512:
@@ -30,146 +29,153 @@ const FourierKernels& kernels() {
   return fourier_kernels_baseline();
 }
 
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
+std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 class FourierUnit {
  public:
-  FourierUnit(const FftConvTask& task, int threads, Workspace& workspace)
+  FourierUnit(const FftConvTask& task, const FftConvWeights& weights, Executor& executor,
+              Workspace& workspace)
       : task_(task),
-        kernels_(kernels()),
+        weights_(weights),
+        executor_(executor),
         across_(fft_plan(static_cast<int>(task.width))),
         down_(fft_plan(static_cast<int>(task.height))),
-        in_blocks_(round_up(task.in_channels, kLanes) / kLanes),
-        out_blocks_(round_up(task.out_channels, kLanes) / kLanes),
-        depth_(in_blocks_ * 2 * kLanes),
-        columns_(out_blocks_ * 2 * kLanes),
-        frequencies_((task.width / 2 + 1) * task.height) {
-    threads_ = resolve_threads(threads, task.batch * std::max(in_blocks_, out_blocks_) * 4);
-    // As many images at once as give every thread some blocks.
-    group_ =
-        std::clamp<std::int64_t>(4 * threads_ / std::min(in_blocks_, out_blocks_), 1, task.batch);
-    const std::int64_t packed_columns = round_up(columns_, kernels_.gemm_columns);
-    const int largest = std::max(across_->plan.largest_radix, down_->plan.largest_radix);
-    scratch_size_ = fourier_scratch(task.height, task.width, largest);
-    const std::int64_t total = packed_columns * depth_ + 2 * columns_ +
-                               group_ * frequencies_ * (depth_ + columns_) +
-                               threads_ * scratch_size_;
-    weights_ = workspace.get(static_cast<std::size_t>(total));
-    scale_ = weights_ + packed_columns * depth_;
-    shift_ = scale_ + columns_;
-    spectrum_ = shift_ + columns_;
-    mixed_ = spectrum_ + group_ * frequencies_ * depth_;
-    scratch_ = mixed_ + group_ * frequencies_ * columns_;
+        lanes_(weights.kernels().lanes),
+        columns_(task.width / 2 + 1),
+        chunks_(divide_up(task.height, kRowsPerTask)) {
+    const std::int64_t blocks = std::max(weights.in_blocks(), weights.out_blocks());
+    block_stride_ = task.height * 2 * lanes_;
+    // One entry more than needed: a stride of many powers of two would put all columns of a row
+    // into the same few cache sets.
+    column_stride_ = (blocks * task.height + 1) * 2 * lanes_;
+    image_stride_ = columns_ * column_stride_;
+    const auto image_bytes = static_cast<std::int64_t>(sizeof(float)) * image_stride_;
+    group_ = std::clamp<std::int64_t>(kSpectrumBytes / image_bytes, 1, task.batch);
+
+    const std::int64_t shift_size = weights.out_blocks() * 2 * lanes_;
+    scratch_size_ = std::max(row_scratch(task.width, lanes_, across_->plan.largest_radix),
+                             column_scratch(column(nullptr, nullptr), lanes_));
+    float* memory = workspace.get(static_cast<std::size_t>(shift_size + group_ * image_stride_ +
+                                                           executor.threads() * scratch_size_));
+    shift_ = memory;
+    spectrum_ = shift_ + shift_size;
+    scratch_ = spectrum_ + group_ * image_stride_;
+    pack_shift();
   }
 
   void run() {
-    pack();
+    const FourierKernels& kernels = weights_.kernels();
+    const std::int64_t plane = task_.height * task_.width;
     for (std::int64_t first = 0; first < task_.batch; first += group_) {
       const std::int64_t images = std::min(group_, task_.batch - first);
-      parallel_for(images * in_blocks_, threads_, [&](std::int64_t index, int slot) {
-        forward(first, index / in_blocks_, index % in_blocks_, slot);
+      for_row_chunks(images, weights_.in_blocks(), task_.in_channels,
+                     [&](std::int64_t image, std::int64_t channel, const RowBlock& block,
+                         std::int64_t begin, std::int64_t end) {
+                       const std::int64_t at = (first + image) * task_.in_channels + channel;
+                       kernels.forward_rows(block, task_.x + at * plane, begin, end);
+                     });
+      parallel_for(executor_, images * columns_, [&](std::int64_t index, int slot) {
+        float* of_image = spectrum_ + index / columns_ * image_stride_;
+        kernels.mix_column(column(of_image + index % columns_ * column_stride_, scratch(slot)));
       });
-      const std::int64_t rows = images * frequencies_;
-      parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, threads_,
-                   [&](std::int64_t index, int) { multiply(index * kRowsPerTask, rows); });
-      parallel_for(images * out_blocks_, threads_, [&](std::int64_t index, int slot) {
-        inverse(first, index / out_blocks_, index % out_blocks_, slot);
-      });
+      for_row_chunks(images, weights_.out_blocks(), task_.out_channels,
+                     [&](std::int64_t image, std::int64_t channel, const RowBlock& block,
+                         std::int64_t begin, std::int64_t end) {
+                       const std::int64_t at = (first + image) * task_.out_channels + channel;
+                       kernels.inverse_rows(block, task_.out + at * plane, begin, end);
+                     });
     }
   }
 
  private:
-  // Channel and part (0 re, 1 im) of a position in the blocked order, as an index into the
-  // interleaved order; -1 for the lanes past the last channel.
-  static std::int64_t interleaved(std::int64_t position, std::int64_t channels) {
-    const std::int64_t block = position / (2 * kLanes), rest = position % (2 * kLanes);
-    const std::int64_t channel = block * kLanes + rest % kLanes;
-    return channel < channels ? 2 * channel + rest / kLanes : -1;
-  }
-
-  // Weights by blocks of columns, in blocked channel order, transposed; scale with the forward
-  // transform's factor: 1/sqrt(HW) for "ortho", 1/2 for the pair of rows.
-  void pack() {
-    const std::int64_t width = kernels_.gemm_columns;
-    const double area = static_cast<double>(task_.height) * static_cast<double>(task_.width);
-    const auto factor = static_cast<float>(0.5 / std::sqrt(area));
-    parallel_for(round_up(columns_, width) / width, threads_, [&](std::int64_t block, int) {
-      float* packed = weights_ + block * width * depth_;
-      for (std::int64_t j = 0; j < width; ++j) {
-        const std::int64_t column = block * width + j;
-        const std::int64_t row = column < columns_ ? interleaved(column, task_.out_channels) : -1;
-        if (column < columns_) {
-          scale_[column] = row < 0 ? 0.0f : task_.scale[row] * factor;
-          shift_[column] = row < 0 ? 0.0f : task_.shift[row];
-        }
-        for (std::int64_t k = 0; k < depth_; ++k) {
-          const std::int64_t from = row < 0 ? -1 : interleaved(k, task_.in_channels);
-          packed[k * width + j] =
-              from < 0 ? 0.0f : task_.weight[row * 2 * task_.in_channels + from];
-        }
-      }
+  // Calls work(image, first channel, block, first row, last row) for all rows of all blocks.
+  template <typename Work>
+  void for_row_chunks(std::int64_t images, std::int64_t blocks, std::int64_t channels,
+                      const Work& work) {
+    parallel_for(executor_, images * blocks * chunks_, [&](std::int64_t index, int slot) {
+      const std::int64_t begin = index % chunks_ * kRowsPerTask;
+      const std::int64_t image = index / chunks_ / blocks, of_image = index / chunks_ % blocks;
+      RowBlock block;
+      block.across = &across_->plan;
+      block.height = task_.height;
+      block.width = task_.width;
+      block.channels = std::min(lanes_, channels - of_image * lanes_);
+      block.spectrum = spectrum_ + image * image_stride_ + of_image * block_stride_;
+      block.column_stride = column_stride_;
+      block.scratch = scratch(slot);
+      work(image, of_image * lanes_, block, begin, std::min(task_.height, begin + kRowsPerTask));
     });
   }
 
-  FourierBlock block(std::int64_t channels, std::int64_t index, std::int64_t stride, int slot) {
-    FourierBlock block;
-    block.across = &across_->plan;
-    block.down = &down_->plan;
-    block.height = task_.height;
-    block.width = task_.width;
-    block.channels = std::min<std::int64_t>(kLanes, channels - index * kLanes);
-    block.spectrum_stride = stride;
-    block.scratch = scratch_ + slot * scratch_size_;
-    return block;
+  Column column(float* spectrum, float* scratch) const {
+    Column column;
+    column.down = &down_->plan;
+    column.height = task_.height;
+    column.in_blocks = weights_.in_blocks();
+    column.out_blocks = weights_.out_blocks();
+    column.spectrum = spectrum;
+    column.weights = weights_.data();
+    column.shift = shift_;
+    // Both orthonormal factors, and 1/2 for the pairs of rows. The factor of the inverse transform
+    // may go before the ReLU, because it is positive.
+    column.factor = static_cast<float>(
+        0.5 / (static_cast<double>(task_.height) * static_cast<double>(task_.width)));
+    column.scratch = scratch;
+    return column;
   }
 
-  void forward(std::int64_t first, std::int64_t image, std::int64_t index, int slot) {
-    const std::int64_t plane = task_.height * task_.width;
-    const float* planes = task_.x + ((first + image) * task_.in_channels + index * kLanes) * plane;
-    kernels_.forward(block(task_.in_channels, index, depth_, slot), planes,
-                     spectrum_ + image * frequencies_ * depth_ + index * 2 * kLanes);
+  // The inverse transform's factor belongs to the shift as well.
+  void pack_shift() {
+    const double area = static_cast<double>(task_.height) * static_cast<double>(task_.width);
+    const auto factor = static_cast<float>(1 / std::sqrt(area));
+    for (std::int64_t channel = 0; channel < weights_.out_blocks() * lanes_; ++channel) {
+      float* to = shift_ + channel / lanes_ * 2 * lanes_ + channel % lanes_;
+      const bool used = channel < task_.out_channels;
+      to[0] = used ? task_.shift[2 * channel] * factor : 0.0f;
+      to[lanes_] = used ? task_.shift[2 * channel + 1] * factor : 0.0f;
+    }
   }
 
-  void multiply(std::int64_t row, std::int64_t rows) {
-    GemmBlock gemm;
-    gemm.spectrum = spectrum_ + row * depth_;
-    gemm.weights = weights_;
-    gemm.scale = scale_;
-    gemm.shift = shift_;
-    gemm.out = mixed_ + row * columns_;
-    gemm.rows = std::min(kRowsPerTask, rows - row);
-    gemm.depth = depth_;
-    gemm.columns = columns_;
-    kernels_.gemm(gemm);
-  }
-
-  void inverse(std::int64_t first, std::int64_t image, std::int64_t index, int slot) {
-    const std::int64_t plane = task_.height * task_.width;
-    float* planes = task_.out + ((first + image) * task_.out_channels + index * kLanes) * plane;
-    const auto factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(plane)));
-    kernels_.inverse(block(task_.out_channels, index, columns_, slot),
-                     mixed_ + image * frequencies_ * columns_ + index * 2 * kLanes, planes, factor);
-  }
+  float* scratch(int slot) const { return scratch_ + slot * scratch_size_; }
 
   const FftConvTask& task_;
-  const FourierKernels& kernels_;
+  const FftConvWeights& weights_;
+  Executor& executor_;
   std::shared_ptr<const OwnedFftPlan> across_, down_;
-  std::int64_t in_blocks_, out_blocks_, depth_, columns_, frequencies_;
+  std::int64_t lanes_, columns_, chunks_;
+  std::int64_t block_stride_, column_stride_, image_stride_;  // floats
   std::int64_t group_ = 1, scratch_size_ = 0;
-  int threads_ = 1;
-  float *weights_, *scale_, *shift_, *spectrum_, *mixed_, *scratch_;
+  float *shift_ = nullptr, *spectrum_ = nullptr, *scratch_ = nullptr;
 };
 
 }  // namespace
 
-void fft_conv_cpu(const FftConvTask& task, int threads) {
+FftConvWeights::FftConvWeights(const FftConvTask& task, Executor& executor, Workspace& workspace)
+    : kernels_(current_kernels()),
+      in_blocks_(divide_up(task.in_channels, kernels_.lanes)),
+      out_blocks_(divide_up(task.out_channels, kernels_.lanes)) {
+  const std::int64_t block_size = in_blocks_ * 4 * kernels_.lanes * kernels_.lanes;
+  data_ = workspace.get(static_cast<std::size_t>(out_blocks_ * block_size));
+  parallel_for(executor, out_blocks_, [&](std::int64_t block, int) {
+    kernels_.pack_weights(task.weight, task.scale, task.in_channels, task.out_channels, block,
+                          data_ + block * block_size);
+  });
+}
+
+void fft_conv_cpu(const FftConvTask& task, const FftConvWeights& weights, Executor& executor) {
   if (task.height >= kMaxSide || task.width >= kMaxSide) {
     throw ShapeError("x must be smaller than 2^24 per side");
   }
   thread_local Workspace workspace;
-  FourierUnit(task, threads, workspace).run();
+  FourierUnit(task, weights, executor, workspace).run();
+  workspace.trim();
+}
+
+void fft_conv_cpu(const FftConvTask& task, int threads) {
+  thread_local Workspace workspace;
+  PoolExecutor executor(threads);
+  const FftConvWeights weights(task, executor, workspace);
+  fft_conv_cpu(task, weights, executor);
   workspace.trim();
 }
 

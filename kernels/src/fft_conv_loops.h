@@ -1,13 +1,23 @@
 // Body of fft_conv_<isa>.cc: no include guard, once per file. Before including it, define
 //     REVISAGE_ISA_FUNCTION  name of the function that returns the kernels
-//     REVISAGE_GEMM_ROWS     rows of the register tile
-//     REVISAGE_GEMM_VECTORS  sixteen-float vectors per row of the tile
+//     REVISAGE_LANES         floats of a vector: 4, 8 (AVX) or 16 (AVX-512)
+//     REVISAGE_GEMM_ROWS     rows of the register tile of the matrix product, two vectors wide
 #include "fft_conv_kernels.h"
+
+#if REVISAGE_LANES > 4
+#include <immintrin.h>
+// GCC 12 takes the undefined operands inside its own AVX-512 intrinsics for a mistake of ours.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 namespace revisage {
 namespace {
 
-typedef float Vector __attribute__((vector_size(64)));
+constexpr int kLanes = REVISAGE_LANES;
+
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+// The same, as it lies in a caller's array.
+typedef float UnalignedVector __attribute__((vector_size(4 * kLanes), aligned(4)));
 
 struct Complex {
   Vector re, im;
@@ -36,19 +46,6 @@ struct Radix2 {
   }
 };
 
-struct Radix3 {
-  static constexpr int radix = 3;
-  static void butterfly(Complex* v) {
-    constexpr float sine = 0.86602540378443864676f;
-    const Complex sum = v[1] + v[2], turn = quarter_turn(v[1] - v[2]);
-    const Complex base = {v[0].re - 0.5f * sum.re, v[0].im - 0.5f * sum.im};
-    const Complex side = {turn.re * sine, turn.im * sine};
-    v[0] = v[0] + sum;
-    v[1] = base + side;
-    v[2] = base - side;
-  }
-};
-
 struct Radix4 {
   static constexpr int radix = 4;
   static void butterfly(Complex* v) {
@@ -61,52 +58,138 @@ struct Radix4 {
   }
 };
 
-struct Radix5 {
-  static constexpr int radix = 5;
+struct Radix8 {
+  static constexpr int radix = 8;
   static void butterfly(Complex* v) {
-    constexpr float c1 = 0.30901699437494742410f, c2 = -0.80901699437494742410f;
-    constexpr float s1 = 0.95105651629515357212f, s2 = 0.58778525229247312917f;
-    const Complex p = v[1] + v[4], q = v[2] + v[3];
-    const Complex r = quarter_turn(v[1] - v[4]), s = quarter_turn(v[2] - v[3]);
-    const Complex near = {v[0].re + c1 * p.re + c2 * q.re, v[0].im + c1 * p.im + c2 * q.im};
-    const Complex far = {v[0].re + c2 * p.re + c1 * q.re, v[0].im + c2 * p.im + c1 * q.im};
-    const Complex t = {s1 * r.re + s2 * s.re, s1 * r.im + s2 * s.im};
-    const Complex u = {s2 * r.re - s1 * s.re, s2 * r.im - s1 * s.im};
-    v[0] = v[0] + p + q;
-    v[1] = near + t;
-    v[2] = far + u;
-    v[3] = far - u;
-    v[4] = near - t;
+    constexpr float diagonal = 0.70710678118654752440f;  // of the eighth roots of 1
+    Complex even[4] = {v[0] + v[4], v[1] + v[5], v[2] + v[6], v[3] + v[7]};
+    const Complex b = v[1] - v[5], d = v[3] - v[7];
+    Complex odd[4] = {v[0] - v[4],
+                      {(b.re + b.im) * diagonal, (b.im - b.re) * diagonal},
+                      quarter_turn(v[2] - v[6]),
+                      {(d.im - d.re) * diagonal, (d.re + d.im) * -diagonal}};
+    Radix4::butterfly(even);
+    Radix4::butterfly(odd);
+    for (int j = 0; j < 4; ++j) {
+      v[2 * j] = even[j];
+      v[2 * j + 1] = odd[j];
+    }
+  }
+};
+
+// cos and sin of 2 pi j / n for the small odd radices.
+template <int n>
+struct Roots;
+template <>
+struct Roots<3> {
+  static constexpr float cosine[] = {1.0f, -0.5f};
+  static constexpr float sine[] = {0.0f, 0.86602540378443864676f};
+};
+template <>
+struct Roots<5> {
+  static constexpr float cosine[] = {1.0f, 0.30901699437494742410f, -0.80901699437494742410f};
+  static constexpr float sine[] = {0.0f, 0.95105651629515357212f, 0.58778525229247312917f};
+};
+template <>
+struct Roots<7> {
+  static constexpr float cosine[] = {1.0f, 0.62348980185873353053f, -0.22252093395631440429f,
+                                     -0.90096886790241912624f};
+  static constexpr float sine[] = {0.0f, 0.78183148246802980871f, 0.97492791218182360702f,
+                                   0.43388373911755812048f};
+};
+
+// Pairing k with radix - k halves the products: sums meet cosines, differences meet sines.
+template <int n>
+struct OddRadix {
+  static constexpr int radix = n;
+  static void butterfly(Complex* v) {
+    constexpr int half = n / 2;
+    Complex sums[half], turns[half], total = v[0];
+    for (int k = 1; k <= half; ++k) {
+      sums[k - 1] = v[k] + v[n - k];
+      turns[k - 1] = quarter_turn(v[k] - v[n - k]);
+      total = total + sums[k - 1];
+    }
+    const Complex first = v[0];
+    v[0] = total;
+    for (int j = 1; j <= half; ++j) {
+      Complex even = first, odd = {};
+      for (int k = 1; k <= half; ++k) {
+        const int turn = j * k % n;
+        const bool past_half = turn > half;
+        const float cosine = Roots<n>::cosine[past_half ? n - turn : turn];
+        const float sine = past_half ? -Roots<n>::sine[n - turn] : Roots<n>::sine[turn];
+        even = {even.re + cosine * sums[k - 1].re, even.im + cosine * sums[k - 1].im};
+        odd = {odd.re + sine * turns[k - 1].re, odd.im + sine * turns[k - 1].im};
+      }
+      v[j] = even + odd;
+      v[n - j] = even - odd;
+    }
   }
 };
 
 template <typename Butterfly>
 void pass(const Complex* in, Complex* out, int64_t m, int64_t stride, const float* twiddles) {
   constexpr int radix = Butterfly::radix;
-  for (int64_t p = 0; p < m; ++p) {
+  for (int64_t q = 0; q < stride; ++q) {  // p = 0: all twiddles are 1
+    Complex v[radix];
+#pragma GCC unroll 8
+    for (int k = 0; k < radix; ++k) v[k] = in[q + stride * m * k];
+    Butterfly::butterfly(v);
+#pragma GCC unroll 8
+    for (int j = 0; j < radix; ++j) out[q + stride * j] = v[j];
+  }
+  for (int64_t p = 1; p < m; ++p) {
     const float* w = twiddles + p * (radix - 1) * 2;
+    const Complex* from = in + stride * p;
+    Complex* to = out + stride * radix * p;
     for (int64_t q = 0; q < stride; ++q) {
       Complex v[radix];
-      for (int k = 0; k < radix; ++k) v[k] = in[q + stride * (p + m * k)];
+#pragma GCC unroll 8
+      for (int k = 0; k < radix; ++k) v[k] = from[q + stride * m * k];
       Butterfly::butterfly(v);
-      Complex* to = out + q + stride * radix * p;
-      to[0] = v[0];
-      if (p == 0) {  // all twiddles are 1
-        for (int j = 1; j < radix; ++j) to[stride * j] = v[j];
-      } else {
-        for (int j = 1; j < radix; ++j) {
-          to[stride * j] = times(v[j], w[2 * (j - 1)], w[2 * (j - 1) + 1]);
-        }
+      to[q] = v[0];
+#pragma GCC unroll 8
+      for (int j = 1; j < radix; ++j) {
+        to[q + stride * j] = times(v[j], w[2 * (j - 1)], w[2 * (j - 1) + 1]);
       }
     }
   }
 }
 
-// Any odd prime radix by its definition; pairing k with radix - k halves the products.
+// `Count` outputs j, j + 1, ... (and their partners radix - j) of a butterfly by its definition.
+template <int Count>
+void prime_outputs(const Complex& first, const Complex* sums, const Complex* turns, int radix,
+                   const float* roots, int j, const float* twiddles, Complex* to, int64_t stride) {
+  Complex even[Count], odd[Count] = {};
+  int step[Count], turn[Count] = {};  // turn = j * k mod radix
+  for (int i = 0; i < Count; ++i) {
+    even[i] = first;
+    step[i] = j + i;
+  }
+  for (int k = 0; k < radix / 2; ++k) {
+    for (int i = 0; i < Count; ++i) {
+      turn[i] += step[i];
+      turn[i] -= turn[i] >= radix ? radix : 0;
+      const float cosine = roots[2 * turn[i]], sine = roots[2 * turn[i] + 1];
+      even[i] = {even[i].re + cosine * sums[k].re, even[i].im + cosine * sums[k].im};
+      odd[i] = {odd[i].re + sine * turns[k].re, odd[i].im + sine * turns[k].im};
+    }
+  }
+  for (int i = 0; i < Count; ++i) {
+    const int here = j + i, there = radix - here;
+    const float *w = twiddles + 2 * (here - 1), *v = twiddles + 2 * (there - 1);
+    to[stride * here] = times(even[i] + odd[i], w[0], w[1]);
+    to[stride * there] = times(even[i] - odd[i], v[0], v[1]);
+  }
+}
+
+// Any odd radix by its definition, with `sums` as scratch for radix - 1 values.
 void pass_prime(const Complex* in, Complex* out, int radix, int64_t m, int64_t stride,
                 const float* twiddles, const float* roots, Complex* sums) {
+  constexpr int kTogether = kLanes == 16 ? 4 : 2;  // as many as the registers hold
   const int half = radix / 2;
-  Complex* differences = sums + half;
+  Complex* turns = sums + half;
   for (int64_t p = 0; p < m; ++p) {
     const float* w = twiddles + p * (radix - 1) * 2;
     for (int64_t q = 0; q < stride; ++q) {
@@ -116,168 +199,258 @@ void pass_prime(const Complex* in, Complex* out, int radix, int64_t m, int64_t s
         const Complex a = in[q + stride * (p + m * k)];
         const Complex b = in[q + stride * (p + m * (radix - k))];
         sums[k - 1] = a + b;
-        differences[k - 1] = quarter_turn(a - b);
+        turns[k - 1] = quarter_turn(a - b);
         total = total + sums[k - 1];
       }
       Complex* to = out + q + stride * radix * p;
       to[0] = total;
-      for (int j = 1; j <= half; ++j) {
-        Complex even = first, odd = {};
-        int turn = 0;  // j * k mod radix
-        for (int k = 1; k <= half; ++k) {
-          turn += j;
-          if (turn >= radix) turn -= radix;
-          const float cosine = roots[2 * turn], sine = roots[2 * turn + 1];
-          even.re += cosine * sums[k - 1].re;
-          even.im += cosine * sums[k - 1].im;
-          odd.re += sine * differences[k - 1].re;
-          odd.im += sine * differences[k - 1].im;
-        }
-        const int other = radix - j;
-        to[stride * j] = times(even + odd, w[2 * (j - 1)], w[2 * (j - 1) + 1]);
-        to[stride * other] = times(even - odd, w[2 * (other - 1)], w[2 * (other - 1) + 1]);
+      int j = 1;
+      for (; j + kTogether <= half + 1; j += kTogether) {
+        prime_outputs<kTogether>(first, sums, turns, radix, roots, j, w, to, stride);
       }
+      for (; j <= half; ++j) prime_outputs<1>(first, sums, turns, radix, roots, j, w, to, stride);
     }
   }
 }
 
-// Transforms `data`, with `spare` of the same length; returns where the result lies.
-Complex* transform(const FftPlan& plan, Complex* data, Complex* spare, Complex* sums) {
+// Transforms `in` by way of `odd` and `even`: passes 1, 3, ... write odd, passes 2, 4, ... even.
+// `even` may be `in`. Returns where the result lies.
+Complex* transform(const FftPlan& plan, const Complex* in, Complex* odd, Complex* even,
+                   Complex* sums) {
   int64_t left = plan.length, stride = 1;
+  Complex *to = odd, *next = even;
   for (int stage = 0; stage < plan.stages; ++stage) {
     const int radix = plan.radix[stage];
     const float* twiddles = plan.twiddles[stage];
     const int64_t m = left / radix;
     switch (radix) {
       case 2:
-        pass<Radix2>(data, spare, m, stride, twiddles);
+        pass<Radix2>(in, to, m, stride, twiddles);
         break;
       case 3:
-        pass<Radix3>(data, spare, m, stride, twiddles);
+        pass<OddRadix<3>>(in, to, m, stride, twiddles);
         break;
       case 4:
-        pass<Radix4>(data, spare, m, stride, twiddles);
+        pass<Radix4>(in, to, m, stride, twiddles);
         break;
       case 5:
-        pass<Radix5>(data, spare, m, stride, twiddles);
+        pass<OddRadix<5>>(in, to, m, stride, twiddles);
+        break;
+      case 7:
+        pass<OddRadix<7>>(in, to, m, stride, twiddles);
+        break;
+      case 8:
+        pass<Radix8>(in, to, m, stride, twiddles);
         break;
       default:
-        pass_prime(data, spare, radix, m, stride, twiddles, plan.roots[stage], sums);
+        pass_prime(in, to, radix, m, stride, twiddles, plan.roots[stage], sums);
     }
-    Complex* swap = data;
-    data = spare;
-    spare = swap;
+    in = to;
+    to = next;
+    next = const_cast<Complex*>(in);
     left = m;
     stride *= radix;
   }
-  return data;
+  return const_cast<Complex*>(in);
 }
 
-// ---- 2-D transforms of sixteen channels ---------------------------------------------------------
+// ---- Between planes and lanes -------------------------------------------------------------------
 
-struct Scratch {
-  Complex* half;   // [width / 2 + 1][height]
-  Complex* line;   // [longer side]
-  Complex* spare;  // [longer side]
-  Complex* sums;   // [largest radix]
+// rows[i][j] -> rows[j][i]
+inline void transpose(Vector* rows) {
+#if REVISAGE_LANES == 16
+  __m512 a[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  // Column c of every 128-bit part, of four rows each: b[4 * (rows / 4) + c].
+  __m512 b[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d low = _mm512_castps_pd(a[i]), high = _mm512_castps_pd(a[i + 1]);
+    const __m512d low2 = _mm512_castps_pd(a[i + 2]), high2 = _mm512_castps_pd(a[i + 3]);
+    b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2));
+    b[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2));
+    b[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
+    b[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 p = _mm512_shuffle_f32x4(b[c], b[c + 4], 0x88);  // parts 0 and 2
+    const __m512 q = _mm512_shuffle_f32x4(b[c], b[c + 4], 0xDD);  // parts 1 and 3
+    const __m512 r = _mm512_shuffle_f32x4(b[c + 8], b[c + 12], 0x88);
+    const __m512 s = _mm512_shuffle_f32x4(b[c + 8], b[c + 12], 0xDD);
+    rows[c] = _mm512_shuffle_f32x4(p, r, 0x88);
+    rows[c + 4] = _mm512_shuffle_f32x4(q, s, 0x88);
+    rows[c + 8] = _mm512_shuffle_f32x4(p, r, 0xDD);
+    rows[c + 12] = _mm512_shuffle_f32x4(q, s, 0xDD);
+  }
+#elif REVISAGE_LANES == 8
+  __m256 a[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  __m256 b[8];
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xEE);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xEE);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    rows[c] = _mm256_permute2f128_ps(b[c], b[c + 4], 0x20);
+    rows[c + 4] = _mm256_permute2f128_ps(b[c], b[c + 4], 0x31);
+  }
+#else
+  typedef int Mask __attribute__((vector_size(16)));
+  const Vector a = __builtin_shuffle(rows[0], rows[1], Mask{0, 4, 1, 5});
+  const Vector b = __builtin_shuffle(rows[0], rows[1], Mask{2, 6, 3, 7});
+  const Vector c = __builtin_shuffle(rows[2], rows[3], Mask{0, 4, 1, 5});
+  const Vector d = __builtin_shuffle(rows[2], rows[3], Mask{2, 6, 3, 7});
+  rows[0] = __builtin_shuffle(a, c, Mask{0, 1, 4, 5});
+  rows[1] = __builtin_shuffle(a, c, Mask{2, 3, 6, 7});
+  rows[2] = __builtin_shuffle(b, d, Mask{0, 1, 4, 5});
+  rows[3] = __builtin_shuffle(b, d, Mask{2, 3, 6, 7});
+#endif
+}
+
+// Rows are read and written in more streams than the hardware follows, so what the next two rows
+// need is asked for by hand: into L2, since L1 is full of the line that is being transformed.
+inline void fetch_ahead(const void* address) { __builtin_prefetch(address, 0, 2); }
+
+inline void fetch_pair_ahead(const Complex* pair) {
+  for (int i = 0; i < 2; ++i) {
+    fetch_ahead(&pair[i].re);
+    fetch_ahead(&pair[i].im);
+  }
+}
+
+// Up to kLanes rows of up to kLanes floats, `stride` apart -> vectors to[0], to[2], ..., one per
+// column; what is missing is zero. Every other vector, because re and im alternate. The rows are
+// asked for again `ahead` floats on.
+inline void load_columns(const float* from, int64_t stride, int64_t rows, int64_t columns,
+                         int64_t ahead, Vector* to) {
+  Vector square[kLanes];
+  if (rows == kLanes && columns == kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      square[i] = *reinterpret_cast<const UnalignedVector*>(from + i * stride);
+      fetch_ahead(from + i * stride + ahead);
+    }
+  } else {
+    for (int i = 0; i < kLanes; ++i) {
+      square[i] = Vector{};
+      for (int64_t j = 0; j < columns && i < rows; ++j) square[i][j] = from[i * stride + j];
+    }
+  }
+  transpose(square);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i < columns) to[2 * i] = square[i];
+  }
+}
+
+inline void store_columns(float* to, int64_t stride, int64_t rows, int64_t columns,
+                          const Vector* from) {
+  Vector square[kLanes];
+  if (rows == kLanes && columns == kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) square[i] = from[2 * i];
+    transpose(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      *reinterpret_cast<UnalignedVector*>(to + i * stride) = square[i];
+    }
+    return;
+  }
+  for (int i = 0; i < kLanes; ++i) square[i] = i < columns ? from[2 * i] : Vector{};
+  for (int i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) to[i * stride + j] = square[j][i];
+  }
+}
+
+// Where the squares of a row begin, one after another: the last one overlaps its neighbour, so that
+// a row is whole squares wherever it has room for one.
+inline int64_t next_square(int64_t x, int64_t width) {
+  const int64_t next = x + kLanes;
+  return next < width && next + kLanes > width && width >= kLanes ? width - kLanes : next;
+}
+
+inline int64_t square_columns(int64_t x, int64_t width) {
+  return width - x < kLanes ? width - x : kLanes;
+}
+
+struct Rows {
+  Complex *line, *spare;  // [width] each
+  Complex* sums;          // [largest radix]
 };
 
-Scratch split_scratch(const FourierBlock& block) {
-  Scratch scratch;
-  scratch.half = reinterpret_cast<Complex*>(block.scratch);
-  scratch.line = scratch.half + (block.width / 2 + 1) * block.height;
-  const int64_t longer = block.height > block.width ? block.height : block.width;
-  scratch.spare = scratch.line + longer;
-  scratch.sums = scratch.spare + longer;
-  return scratch;
-}
-
-// Pixel i of up to sixteen planes, as lanes.
-inline Vector load_pixel(const float* planes, int64_t plane, int64_t channels, int64_t i) {
-  Vector lanes = {};
-  if (channels == kLanes) {
-    for (int c = 0; c < kLanes; ++c) lanes[c] = planes[c * plane + i];
-  } else {
-    for (int64_t c = 0; c < channels; ++c) lanes[c] = planes[c * plane + i];
-  }
-  return lanes;
-}
-
-inline void store_pixel(float* planes, int64_t plane, int64_t channels, int64_t i, Vector lanes) {
-  if (channels == kLanes) {
-    for (int c = 0; c < kLanes; ++c) planes[c * plane + i] = lanes[c];
-  } else {
-    for (int64_t c = 0; c < channels; ++c) planes[c * plane + i] = lanes[c];
-  }
+inline Rows split_scratch(const RowBlock& block) {
+  Rows rows;
+  rows.line = reinterpret_cast<Complex*>(block.scratch);
+  rows.spare = rows.line + block.width;
+  rows.sums = rows.spare + block.width;
+  return rows;
 }
 
 // Two real rows are one complex row z = a + i b; their spectra are 2A = Z[k] + conj Z[-k] and
 // 2B = -i (Z[k] - conj Z[-k]).
-void forward(const FourierBlock& block, const float* planes, float* spectrum) {
-  const Scratch scratch = split_scratch(block);
-  const int64_t height = block.height, width = block.width, plane = height * width;
-  for (int64_t y = 0; y < height; y += 2) {
-    const bool pair = y + 1 < height;
-    for (int64_t x = 0; x < width; ++x) {
-      const int64_t i = y * width + x;
-      scratch.line[x].re = load_pixel(planes, plane, block.channels, i);
-      scratch.line[x].im = pair ? load_pixel(planes, plane, block.channels, i + width) : Vector{};
+void forward_rows(const RowBlock& block, const float* planes, int64_t first, int64_t last) {
+  const Rows rows = split_scratch(block);
+  const int64_t width = block.width, plane = block.height * width;
+  for (int64_t y = first; y < last; y += 2) {
+    const bool pair = y + 1 < last;
+    const float* from = planes + y * width;
+    for (int64_t x = 0; x < width; x = next_square(x, width)) {
+      const int64_t columns = square_columns(x, width);
+      Complex* to = rows.line + x;
+      load_columns(from + x, plane, block.channels, columns, 2 * width, &to->re);
+      load_columns(from + x + width, plane, pair ? block.channels : 0, columns, 2 * width, &to->im);
     }
-    const Complex* z = transform(*block.across, scratch.line, scratch.spare, scratch.sums);
+    const Complex* z = transform(*block.across, rows.line, rows.spare, rows.line, rows.sums);
+    float* to = block.spectrum + y * 2 * kLanes;
     for (int64_t k = 0; k <= width / 2; ++k) {
       const Complex a = z[k], b = z[k == 0 ? 0 : width - k];
-      Complex* column = scratch.half + k * height + y;
+      auto* column = reinterpret_cast<Complex*>(to + k * block.column_stride);
       column[0] = {a.re + b.re, a.im - b.im};
       if (pair) column[1] = {a.im + b.im, b.re - a.re};
-    }
-  }
-  for (int64_t k = 0; k <= width / 2; ++k) {
-    const Complex* column =
-        transform(*block.down, scratch.half + k * height, scratch.spare, scratch.sums);
-    for (int64_t y = 0; y < height; ++y) {
-      auto* to = reinterpret_cast<Vector*>(spectrum + (k * height + y) * block.spectrum_stride);
-      to[0] = column[y].re;
-      to[1] = column[y].im;
+      fetch_pair_ahead(column + 2);
     }
   }
 }
 
-// An inverse transform is a forward one with real and imaginary parts exchanged on the way in and
-// out. Rows y and y + 1 are made at once: Z[k] = A[k] + i B[k], Z[-k] = conj A[k] + i conj B[k],
-// which gives a + i b. What A and B hold at k = 0 (and at width / 2, if even) counts as real.
-void inverse(const FourierBlock& block, const float* spectrum, float* planes, float factor) {
-  const Scratch scratch = split_scratch(block);
+// Two rows are made at once: Z[k] = A[k] + i B[k], Z[-k] = conj A[k] + i conj B[k] gives a + i b.
+// What A and B hold at k = 0 (and at width / 2, if even) counts as real.
+void inverse_rows(const RowBlock& block, float* planes, int64_t first, int64_t last) {
+  const Rows rows = split_scratch(block);
   const int64_t height = block.height, width = block.width, plane = height * width;
-  for (int64_t k = 0; k <= width / 2; ++k) {
-    for (int64_t y = 0; y < height; ++y) {
-      const auto* from =
-          reinterpret_cast<const Vector*>(spectrum + (k * height + y) * block.spectrum_stride);
-      scratch.line[y] = {from[1], from[0]};
-    }
-    const Complex* column = transform(*block.down, scratch.line, scratch.spare, scratch.sums);
-    for (int64_t y = 0; y < height; ++y) {
-      scratch.half[k * height + y] = {column[y].im, column[y].re};
-    }
-  }
-  for (int64_t y = 0; y < height; y += 2) {
-    const bool pair = y + 1 < height;
+  for (int64_t i = first; i < last; i += 2) {
+    const bool pair = i + 1 < last;
+    const float* from = block.spectrum + i * 2 * kLanes;
     for (int64_t k = 0; k <= width / 2; ++k) {
-      const Complex* column = scratch.half + k * height + y;
+      const auto* column = reinterpret_cast<const Complex*>(from + k * block.column_stride);
       const Complex a = column[0], b = pair ? column[1] : Complex{};
-      const bool own_conjugate = k == 0 || 2 * k == width;
-      // Stored as (im, re), ready for the exchanged transform.
-      if (own_conjugate) {
-        scratch.line[k] = {b.re, a.re};
-      } else {
-        scratch.line[k] = {a.im + b.re, a.re - b.im};
-        scratch.line[width - k] = {b.re - a.im, a.re + b.im};
+      fetch_pair_ahead(column + 2);
+      if (k == 0 || 2 * k == width) {
+        rows.line[k] = {a.re, b.re};
+      } else {  // backwards: see Note [Inverse by reversal]
+        rows.line[width - k] = {a.re - b.im, a.im + b.re};
+        rows.line[k] = {a.re + b.im, b.re - a.im};
       }
     }
-    const Complex* z = transform(*block.across, scratch.line, scratch.spare, scratch.sums);
-    for (int64_t x = 0; x < width; ++x) {
-      const int64_t i = y * width + x;
-      store_pixel(planes, plane, block.channels, i, z[x].im * factor);
-      if (pair) store_pixel(planes, plane, block.channels, i + width, z[x].re * factor);
+    const Complex* z = transform(*block.across, rows.line, rows.spare, rows.line, rows.sums);
+    float* upper = planes + (i == 0 ? 0 : height - i) * width;
+    float* lower = planes + (height - i - 1) * width;
+    for (int64_t x = 0; x < width; x = next_square(x, width)) {
+      const int64_t columns = square_columns(x, width);
+      store_columns(upper + x, plane, block.channels, columns, &z[x].re);
+      if (pair) store_columns(lower + x, plane, block.channels, columns, &z[x].im);
     }
   }
 }
@@ -285,48 +458,113 @@ void inverse(const FourierBlock& block, const float* spectrum, float* planes, fl
 // ---- 1x1 convolution ----------------------------------------------------------------------------
 
 constexpr int kRows = REVISAGE_GEMM_ROWS;
-constexpr int kVectors = REVISAGE_GEMM_VECTORS;
-constexpr int kColumns = kVectors * kLanes;
 
-inline Vector broadcast(float value) { return value - Vector{}; }
-
+// Rows [0, Rows) of one out block: out = relu(factor * weights * in + shift). Blocks of `in` are
+// `height` rows apart.
 template <int Rows>
-void gemm_tile(const GemmBlock& block, int64_t row, int64_t column, const float* weights) {
-  Vector sums[Rows][kVectors] = {};
-  const float* from = block.spectrum + row * block.depth;
-  for (int64_t k = 0; k < block.depth; ++k) {
-    const auto* w = reinterpret_cast<const Vector*>(weights + k * kColumns);
-    for (int r = 0; r < Rows; ++r) {
-      const Vector value = broadcast(from[r * block.depth + k]);
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += value * w[v];
+void gemm_tile(const Column& column, const Vector* in, const Vector* weights, const Vector* shift,
+               Vector* out) {
+  Vector sums[Rows][2] = {};
+  const auto* values = reinterpret_cast<const float*>(in);
+  for (int64_t block = 0; block < column.in_blocks; ++block) {
+    for (int k = 0; k < 2 * kLanes; ++k) {
+      const Vector re = weights[0], im = weights[1];
+      weights += 2;
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+        const float value = values[r * 2 * kLanes + k];
+        sums[r][0] += re * value;
+        sums[r][1] += im * value;
+      }
     }
+    values += column.height * 2 * kLanes;
   }
-  for (int v = 0; v < kVectors; ++v) {
-    const int64_t at = column + v * kLanes;
-    if (at >= block.columns) break;
-    const Vector scale = *reinterpret_cast<const Vector*>(block.scale + at);
-    const Vector shift = *reinterpret_cast<const Vector*>(block.shift + at);
-    for (int r = 0; r < Rows; ++r) {
-      const Vector value = sums[r][v] * scale + shift;
-      auto* to = reinterpret_cast<Vector*>(block.out + (row + r) * block.columns + at);
-      *to = value < 0.0f ? Vector{} : value;  // a NaN stays
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    for (int part = 0; part < 2; ++part) {
+      const Vector value = sums[r][part] * column.factor + shift[part];
+      out[2 * r + part] = value < 0.0f ? Vector{} : value;  // a NaN stays
     }
   }
 }
 
-void gemm(const GemmBlock& block) {
-  for (int64_t column = 0; column < block.columns; column += kColumns) {
-    const float* weights = block.weights + column * block.depth;
+using GemmTile = void (*)(const Column&, const Vector*, const Vector*, const Vector*, Vector*);
+
+template <int Rows>
+struct TileTable : TileTable<Rows - 1> {
+  TileTable() { this->tiles[Rows] = gemm_tile<Rows>; }
+};
+template <>
+struct TileTable<0> {
+  GemmTile tiles[kRows + 1];
+};
+
+// in [in_blocks][height][2 vectors] -> out [out_blocks][height][2 vectors]
+void gemm(const Column& column, const Vector* in, Vector* out) {
+  static const TileTable<kRows> table;
+  const auto* weights = reinterpret_cast<const Vector*>(column.weights);
+  const auto* shift = reinterpret_cast<const Vector*>(column.shift);
+  const int64_t depth = column.in_blocks * 2 * kLanes;
+  const int64_t tiles = (column.height + kRows - 1) / kRows;
+  for (int64_t block = 0; block < column.out_blocks; ++block) {
     int64_t row = 0;
-    for (; row + kRows <= block.rows; row += kRows) gemm_tile<kRows>(block, row, column, weights);
-    for (; row < block.rows; ++row) gemm_tile<1>(block, row, column, weights);
+    for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal size
+      const int64_t end = column.height * (tile + 1) / tiles;
+      table.tiles[end - row](column, in + 2 * row, weights + 2 * depth * block, shift + 2 * block,
+                             out + 2 * (block * column.height + row));
+      row = end;
+    }
+  }
+}
+
+void mix_column(const Column& column) {
+  const int64_t height = column.height;
+  auto* spectrum = reinterpret_cast<Complex*>(column.spectrum);
+  auto* in = reinterpret_cast<Complex*>(column.scratch);
+  Complex* out = in + column.in_blocks * height;
+  Complex* spare = out + column.out_blocks * height;
+  Complex* sums = spare + height;
+  const bool odd = column.down->stages % 2 == 1;
+  for (int64_t block = 0; block < column.in_blocks; ++block) {
+    Complex* to = in + block * height;
+    transform(*column.down, spectrum + block * height, odd ? to : spare, odd ? spare : to, sums);
+  }
+  gemm(column, &in->re, &out->re);
+  for (int64_t block = 0; block < column.out_blocks; ++block) {
+    Complex* to = spectrum + block * height;
+    transform(*column.down, out + block * height, odd ? to : spare, odd ? spare : to, sums);
+  }
+}
+
+void pack_weights(const float* weight, const float* scale, int64_t in_channels,
+                  int64_t out_channels, int64_t out_block, float* packed) {
+  const int64_t inputs = 2 * in_channels, first = out_block * kLanes;
+  const int64_t channels = out_channels - first < kLanes ? out_channels - first : kLanes;
+  const int64_t padded = (in_channels + kLanes - 1) / kLanes * 2 * kLanes;
+  for (int part = 0; part < 2; ++part) {  // re, im of the outputs
+    const int64_t row = 2 * first + part;
+    Vector scales = {};
+    for (int64_t c = 0; c < channels; ++c) scales[c] = scale[row + 2 * c];
+    for (int64_t input = 0; input < padded; input += kLanes) {
+      const int64_t left = inputs - input;
+      const int64_t columns = left < 0 ? 0 : (left < kLanes ? left : kLanes);
+      Vector square[2 * kLanes];
+      load_columns(weight + row * inputs + input, 2 * inputs, channels, columns, kLanes, square);
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t channel = (input + i) / 2, block = channel / kLanes, lane = channel % kLanes;
+        const int64_t depth = (2 * block + i % 2) * kLanes + lane;
+        const Vector value = i < columns ? square[2 * i] * scales : Vector{};
+        reinterpret_cast<Vector*>(packed)[2 * depth + part] = value;
+      }
+    }
   }
 }
 
 }  // namespace
 
 const FourierKernels& REVISAGE_ISA_FUNCTION() {
-  static const FourierKernels kernels = {forward, inverse, gemm, kColumns};
+  static const FourierKernels kernels = {kLanes, forward_rows, mix_column, inverse_rows,
+                                         pack_weights};
   return kernels;
 }
 
