@@ -84,8 +84,36 @@ def test_agrees_with_torch(impl: str, size: tuple[int, int], random: np.random.G
     assert relative_error(result.numpy(), expected.numpy()) < TOLERANCE
 
 
-# Radices 2, 3, 4, 5 and other primes, sizes 1 and 2, channels that fill a block of sixteen or not.
-SIDES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 20, 21, 24, 25, 31, 32, 49, 64, 77]
+# Radices 2 to 8 and other primes, sizes 1 and 2, channels that fill a block of lanes or not.
+SIDES = [
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+    12,
+    13,
+    14,
+    15,
+    16,
+    17,
+    20,
+    21,
+    24,
+    25,
+    31,
+    32,
+    35,
+    49,
+    64,
+    77,
+]
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
