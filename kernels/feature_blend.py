@@ -32,7 +32,8 @@ __all__ = [
 
 A = TypeVar("A")
 
-_SAMPLES = ("float32",)
+_FEATURES = {"cpu": ("float32",), "cuda": ("float32", "float16", "bfloat16")}
+_INPUTS = ("style", "image", "spatial_logits", "channel_logits")
 _GRADIENTS = ("grad_style", "grad_image", "grad_spatial_logits", "grad_channel_logits")
 
 
@@ -51,10 +52,10 @@ def feature_blend(
 
     | argument | shape | dtype | layout | device |
     | --- | --- | --- | --- | --- |
-    | style, image | [N, C, H, W] | f32 | NCHW, C order | CPU, CUDA |
+    | style, image | [N, C, H, W] | f32; on CUDA also f16, bf16 | NCHW, C order | CPU, CUDA |
     | spatial_logits | [N, 2, H, W] | f32 | entry 0 for style, 1 for image | as style |
     | channel_logits | [N, 2, C] | f32 | entry 0 for style, 1 for image | as style |
-    | result | [N, C, H, W] | f32 | NCHW, C order | as style |
+    | result | [N, C, H, W] | as style | NCHW, C order | as style |
 
     1. Ms = softmax over the pair of spatial logits, entry 0: [N, 1, H, W].
     2. Mc = strength * softmax over the pair of channel logits, entry 0: [N, C, 1, 1].
@@ -68,7 +69,8 @@ def feature_blend(
         strength: finite, at least 0; 1 is the paper's network.
         threads: CPU threads; None takes REVISAGE_NUM_THREADS, else all cores. Never changes bits.
         impl: "native", "reference" (NumPy), or None for native where it is built. The two agree
-            within 2e-6 of the larger feature.
+            within 2e-6 of the larger feature; float16 and bfloat16 are computed in float32 and
+            rounded once.
         stream: CUDA stream for CUDA arrays.
 
     Returns:
@@ -120,8 +122,8 @@ def feature_blend_into(
     }
     device = _arrays.common_device({"out": out, **inputs})
     chosen = _dispatch.choose(impl, device)
-    inputs, shapes = _checked_inputs(inputs, device)
-    out = _checked_output("out", out, shapes["style"], device)
+    inputs, described = _checked_inputs(inputs, device)
+    out = _arrays.output("out", out, *described["style"], device)
     if device == "cpu":
         for name, array in inputs.items():
             in_place = name in ("style", "image") and array.ctypes.data == out.ctypes.data
@@ -154,9 +156,9 @@ def feature_blend_backward(
 
     | argument | shape | dtype | layout | device |
     | --- | --- | --- | --- | --- |
-    | grad | [N, C, H, W] | f32 | gradient of the result, C order | CPU |
-    | style, image, spatial_logits, channel_logits | as for `feature_blend` | | | as grad |
-    | results | shapes of style, image, spatial_logits, channel_logits | f32 | C order | as grad |
+    | grad | [N, C, H, W] | as style | gradient of the result, C order | as style |
+    | style, image, spatial_logits, channel_logits | as for `feature_blend` | | | CPU, CUDA |
+    | results | shapes and dtypes of style, image and both logits | | C order | as style |
 
     See Note [Blend gradients]. Source: as for `feature_blend`.
 
@@ -165,21 +167,21 @@ def feature_blend_backward(
         threads: CPU threads; None takes REVISAGE_NUM_THREADS, else all cores. Never changes bits.
         impl: "native", "reference" (NumPy, sums in float64), or None for native where it is built.
             The native sums are in float32: within 1e-5 of the largest sum of absolute terms.
-        stream: CUDA stream for CUDA arrays.
+        stream: CUDA stream for CUDA arrays. On CUDA the order of the sums over pixels varies from
+            call to call, and with it the last bits of grad_channel_logits; for small planes those
+            of grad_spatial_logits too.
 
     Returns:
-        (grad_style, grad_image, grad_spatial_logits, grad_channel_logits), of the library and on
-        the device of `style`; inputs are not modified.
+        (grad_style, grad_image, grad_spatial_logits, grad_channel_logits), each of the library of
+        its input; inputs are not modified.
 
     Raises:
         ShapeError: wrong shape, dtype or strides.
         OptionError: strength negative or not finite.
         DeviceError: arrays on different devices, or on one that cannot run here.
     """
-    device = _arrays.device_of("style", style)
     inputs = (style, image, spatial_logits, channel_logits)
-    shapes = [_arrays.shape_of("style", array, device) for array in inputs]
-    out: tuple[A, A, A, A] = tuple(_arrays.new_output(style, shape, device) for shape in shapes)
+    out: tuple[A, A, A, A] = tuple(_like(*named) for named in zip(_INPUTS, inputs, strict=True))
     feature_blend_backward_into(
         out, grad, *inputs, strength=strength, threads=threads, impl=impl, stream=stream
     )
@@ -214,10 +216,10 @@ def feature_blend_backward_into(
     outputs = dict(zip(_GRADIENTS, out, strict=True))
     device = _arrays.common_device({**outputs, **inputs})
     chosen = _dispatch.choose(impl, device)
-    inputs, shapes = _checked_inputs(inputs, device)
+    inputs, described = _checked_inputs(inputs, device)
     for name, array in outputs.items():
-        shape = shapes[name.removeprefix("grad_")]
-        outputs[name] = _checked_output(name, array, shape, device)
+        wanted = described[name.removeprefix("grad_")]
+        outputs[name] = _arrays.output(name, array, *wanted, device)
     if device == "cpu":
         for name, array in outputs.items():
             others = {other: outputs[other] for other in outputs if other != name}
@@ -235,28 +237,32 @@ def feature_blend_backward_into(
         )
 
 
+def _like(name: str, array: Any) -> Any:
+    """An uninitialised array of the shape, dtype, library and device of an input."""
+    device = _arrays.device_of(name, array)
+    return _arrays.new_output(array, _arrays.shape_of(name, array, device), device)
+
+
 def _checked_inputs(
     inputs: dict[str, Any], device: str
-) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """The inputs, prepared where they lie on the CPU, and their shapes, which fit together."""
+) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
+    """The inputs, prepared where they lie on the CPU, and their shapes and dtypes, which fit."""
+    features = _FEATURES[device]
+    allowed = {name: ("float32",) if "logits" in name else features for name in inputs}
     if device == "cpu":
-        inputs = {name: _arrays.host_input(name, a, _SAMPLES) for name, a in inputs.items()}
-    shapes = {name: _arrays.describe(name, a, device, _SAMPLES)[0] for name, a in inputs.items()}
-    _arrays.check_shape("style", shapes["style"], ("N", "C", "H", "W"))
-    n, c, h, w = shapes["style"]
+        inputs = {name: _arrays.host_input(name, a, allowed[name]) for name, a in inputs.items()}
+    described = {
+        name: _arrays.describe(name, a, device, allowed[name]) for name, a in inputs.items()
+    }
+    shape, dtype = described["style"]
+    _arrays.check_shape("style", shape, ("N", "C", "H", "W"))
+    n, c, h, w = shape
     wanted = {"spatial_logits": (n, 2, h, w), "channel_logits": (n, 2, c)}
-    for name, shape in shapes.items():
-        _arrays.check_shape(name, shape, wanted.get(name, (n, c, h, w)))
-    return inputs, shapes
-
-
-def _checked_output(name: str, out: Any, shape: tuple[int, ...], device: str) -> Any:
-    """`out`, prepared where it lies on the CPU."""
-    if device == "cpu":
-        return _arrays.host_output(name, out, shape, "float32")
-    described = _arrays.cuda_description(name, out)
-    _arrays.check_output(name, *described, shape, "float32")
-    return out
+    for name, (its_shape, its_dtype) in described.items():
+        _arrays.check_shape(name, its_shape, wanted.get(name, shape))
+        if name not in wanted:
+            _arrays.check_output(name, its_shape, its_dtype, shape, dtype)
+    return inputs, described
 
 
 def _reference(

@@ -6,6 +6,7 @@
 // for one column (its place in a smaller flow) serves kRowsPerWarp rows.
 #include "cuda_check.h"
 #include "cuda_launch.h"
+#include "cuda_vectors.h"
 #include "dispatch.h"
 #include "flow_warp_device.h"
 
@@ -28,36 +29,7 @@ struct KernelTask : FlowWarpTask {
 };
 
 template <typename Sample, int Channels>
-struct Pixel {
-  Sample channel[Channels];
-};
-
-// Four channels: one word or vector per pixel.
-template <std::size_t bytes>
-struct WordOf;
-template <>
-struct WordOf<4> {
-  using Type = unsigned int;
-};
-template <>
-struct WordOf<8> {
-  using Type = uint2;
-};
-template <>
-struct WordOf<16> {
-  using Type = uint4;
-};
-
-template <typename Sample>
-using PixelWord = typename WordOf<4 * sizeof(Sample)>::Type;
-
-template <typename Sample>
-__device__ Pixel<Sample, 4> load_word_pixel(const Sample* from) {
-  const auto word = __ldg(reinterpret_cast<const PixelWord<Sample>*>(from));
-  Pixel<Sample, 4> pixel;
-  memcpy(&pixel, &word, sizeof(pixel));
-  return pixel;
-}
+using Pixel = Samples<Sample, Channels>;
 
 // Two pixels of three samples of one or two bytes, from the two to four aligned words they lie in.
 template <typename Sample>
@@ -81,15 +53,15 @@ template <typename Sample, int Channels>
 __device__ void load_pair(const Sample* from, bool wide, Pixel<Sample, Channels>* pair) {
   if constexpr (Channels == 4) {
     if (wide) {
-      pair[0] = load_word_pixel(from);
-      pair[1] = load_word_pixel(from + Channels);
+      pair[0] = load_cached<Channels>(from);
+      pair[1] = load_cached<Channels>(from + Channels);
       return;
     }
   } else if constexpr (sizeof(Sample) < 4) {
     if (wide) return load_words(from, pair);
   }
   for (int i = 0; i < 2 * Channels; ++i) {
-    pair[i / Channels].channel[i % Channels] = from[i];
+    pair[i / Channels].sample[i % Channels] = from[i];
   }
 }
 
@@ -106,14 +78,14 @@ __device__ Pixel<Sample, Channels> warp_pixel(const KernelTask& task, const Samp
     for (int t = 0; t < 4; ++t) {
       const PaddedTap tap(task, place, t);
       const Sample* from = image + (tap.row * width + tap.column) * Channels;
-      for (int c = 0; c < Channels; ++c) taps[t].channel[c] = tap.inside ? from[c] : Sample{};
+      for (int c = 0; c < Channels; ++c) taps[t].sample[c] = tap.inside ? from[c] : Sample{};
     }
   }
   const TapMixer<Sample> mixer(place.fx, place.fy);
   Pixel<Sample, Channels> mixed;
   for (int c = 0; c < Channels; ++c) {
-    mixed.channel[c] =
-        mixer(taps[0].channel[c], taps[1].channel[c], taps[2].channel[c], taps[3].channel[c]);
+    mixed.sample[c] =
+        mixer(taps[0].sample[c], taps[1].sample[c], taps[2].sample[c], taps[3].sample[c]);
   }
   return mixed;
 }
@@ -156,11 +128,9 @@ __device__ void write_strip(const KernelTask& task, std::int64_t n, int y, int f
       const int at = j * kLanes + static_cast<int>(threadIdx.x);
       if (at >= left) continue;
       if (task.wide_stores) {
-        PixelWord<Sample> word;
-        memcpy(&word, &pixels[j], sizeof(word));
-        __stcs(reinterpret_cast<PixelWord<Sample>*>(out) + at, word);
+        store_once(out + at * Channels, pixels[j]);
       } else {
-        for (int c = 0; c < Channels; ++c) out[at * Channels + c] = pixels[j].channel[c];
+        for (int c = 0; c < Channels; ++c) out[at * Channels + c] = pixels[j].sample[c];
       }
     }
   } else {
@@ -169,7 +139,7 @@ __device__ void write_strip(const KernelTask& task, std::int64_t n, int y, int f
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
       const int at = (j * kLanes + static_cast<int>(threadIdx.x)) * Channels;
-      for (int c = 0; c < Channels; ++c) strip[at + c] = pixels[j].channel[c];
+      for (int c = 0; c < Channels; ++c) strip[at + c] = pixels[j].sample[c];
     }
     __syncwarp();
     copy_strip(out, strip, (left < kStrip ? left : kStrip) * Channels);

@@ -22,11 +22,24 @@ int cuda_device_count() { return 0; }
 CurrentCudaDevice::CurrentCudaDevice(int) {}
 CurrentCudaDevice::~CurrentCudaDevice() = default;
 void composite_cuda(const CompositeTask&, std::uintptr_t) { refuse(); }
-void feature_blend_cuda(const FeatureBlendTask&, std::uintptr_t) { refuse(); }
-void feature_blend_backward_cuda(const FeatureBlendBackwardTask&, std::uintptr_t) { refuse(); }
 void fft_conv_cuda(const FftConvCudaTask&, void*, std::uintptr_t) { refuse(); }
 std::size_t fft_conv_cuda_workspace_bytes(const FftConvCudaTask&) { refuse(); }
 void set_cufft_candidates(const std::vector<std::string>&) {}
+template <typename Sample>
+void feature_blend_cuda(const FeatureBlendTaskOf<Sample>&, std::uintptr_t) {
+  refuse();
+}
+template <typename Sample>
+void feature_blend_backward_cuda(const FeatureBlendBackwardTaskOf<Sample>&, std::uintptr_t) {
+  refuse();
+}
+template void feature_blend_cuda(const FeatureBlendTaskOf<float>&, std::uintptr_t);
+template void feature_blend_cuda(const FeatureBlendTaskOf<Half>&, std::uintptr_t);
+template void feature_blend_cuda(const FeatureBlendTaskOf<BFloat16>&, std::uintptr_t);
+template void feature_blend_backward_cuda(const FeatureBlendBackwardTaskOf<float>&, std::uintptr_t);
+template void feature_blend_backward_cuda(const FeatureBlendBackwardTaskOf<Half>&, std::uintptr_t);
+template void feature_blend_backward_cuda(const FeatureBlendBackwardTaskOf<BFloat16>&,
+                                          std::uintptr_t);
 void flow_warp_cuda(const FlowWarpTask&, std::uintptr_t) { refuse(); }
 void flow_warp_backward_cuda(const FlowWarpBackwardTask&, std::uintptr_t) { refuse(); }
 
