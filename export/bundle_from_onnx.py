@@ -28,6 +28,7 @@ from revisage.errors import OutputError, ParityError
 from revisage.export.compare import Arrays, ErrorStatistics, check_parity, measure, run_torch
 from revisage.export.onnx_from_torch import OPSET, onnx_from_torch
 from revisage.export.reference_set import REFERENCE
+from revisage.kernels import onnxruntime_library
 from revisage.manifest import (
     Certificate,
     Manifest,
@@ -244,12 +245,20 @@ def _measure_engines(
     measured: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for engine_name, device in _engine_devices().items():
         for precision, tolerance in manifest.tolerances.get(engine_name, {}).items():
-            with open_engine(folder, device, precision=precision) as engine:
-                errors: dict[str, ErrorStatistics] = measure(engine, reference_inputs, truths)
-            check_parity(errors, tolerance, f"{manifest.name} on {engine_name} at {precision}")
-            measured.setdefault(engine_name, {})[precision] = {
-                name: _plain(error) for name, error in errors.items()
-            }
+            for operators in ("portable", "native"):
+                if operators == "native" and (device != "cpu" or onnxruntime_library() is None):
+                    continue
+                with open_engine(
+                    folder, device, precision=precision, operators=operators
+                ) as engine:
+                    if operators == "native" and not engine.operators:
+                        continue  # the graph has none, so there is no second way to run it
+                    errors: dict[str, ErrorStatistics] = measure(engine, reference_inputs, truths)
+                name = engine_name if operators == "portable" else f"{engine_name}+native"
+                check_parity(errors, tolerance, f"{manifest.name} on {name} at {precision}")
+                measured.setdefault(name, {})[precision] = {
+                    output: _plain(error) for output, error in errors.items()
+                }
     return measured
 
 

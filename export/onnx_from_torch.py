@@ -2,35 +2,33 @@
 
 Portable means that every engine takes the graph: the standard operators of one opset, no control
 flow, no `DFT` (12 to 15 times slower than matrix products in ONNX Runtime, absent elsewhere), no
-functions, no values in other files, shapes known up to the symbols that the manifest names. It also
+values in other files, shapes known up to the symbols that the manifest names. The only functions
+are those of `portable_functions.py`, which engines without kernels of ours inline. Portable also
 means that nothing of the machine that exported it stays inside: the exporter notes the source line
 of every node, with its path, and that is removed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
 from onnx import shape_inference
 
 from revisage.errors import EngineError, OptionError
+from revisage.export.portable_functions import DOMAIN, attach_functions
+from revisage.export.torch_export import OPSET, exported_model
 from revisage.manifest import TensorSpec
 
 __all__ = ["OPSET", "check_portable", "onnx_from_torch"]
-
-OPSET = 18  # ONNX Runtime's dynamic shapes and every engine's parser agree on it
 
 FORBIDDEN_OPERATORS = {
     "If": "control flow",
     "Loop": "control flow",
     "Scan": "control flow",
-    "DFT": "slow and not portable: switch the Fourier units to matrix products",
+    "DFT": "slow and not portable: use training.ops.fft_conv, or matrix products",
     "STFT": "slow and not portable",
     "RandomNormal": "random",
     "RandomNormalLike": "random",
@@ -38,22 +36,6 @@ FORBIDDEN_OPERATORS = {
     "RandomUniformLike": "random",
     "Dropout": "belongs to training: call eval()",
 }
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's notes about absent optional packages off the user's screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.filterwarnings("ignore", "# The axis name", UserWarning)
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _dynamic_shapes(specs: Sequence[TensorSpec], multiple_of: int) -> tuple[dict[int, object], ...]:
@@ -122,10 +104,15 @@ def check_portable(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         raise EngineError(f"the exported graph is not valid ONNX: {error}") from error
-    if model.functions:
-        raise EngineError(f"the graph defines the function {model.functions[0].name!r}: inline it")
-    for node in model.graph.node:
-        if node.domain not in {"", "ai.onnx"}:
+    ours = set()
+    for function in model.functions:
+        if function.domain != DOMAIN:
+            raise EngineError(f"the graph defines the function {function.name!r}: inline it")
+        ours.add(function.name)
+    bodies = [node for function in model.functions for node in function.node]
+    for node in (*model.graph.node, *bodies):
+        defined = node.domain == DOMAIN and node.op_type in ours
+        if node.domain not in {"", "ai.onnx"} and not defined:
             raise EngineError(f"node {node.name!r}: {node.domain}::{node.op_type} is not standard")
         if node.op_type in FORBIDDEN_OPERATORS:
             raise EngineError(
@@ -144,7 +131,6 @@ def onnx_from_torch(
     outputs: Sequence[TensorSpec],
     *,
     multiple_of: int = 1,
-    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """Export a network in eval mode.
 
@@ -162,28 +148,16 @@ def onnx_from_torch(
     """
     exported = copy.deepcopy(network).cpu().float().eval()
     positional = tuple(examples[spec.name] for spec in inputs)
-    try:
-        with _quiet_exporter(), torch.no_grad():
-            program = torch.onnx.export(
-                exported,
-                positional,
-                dynamo=True,
-                opset_version=opset,
-                input_names=[spec.name for spec in inputs],
-                output_names=[spec.name for spec in outputs],
-                dynamic_shapes=_dynamic_shapes(inputs, multiple_of),
-                verbose=False,
-            )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise EngineError(f"torch cannot export this network: {_summary(error)}") from error
-    if program is None:
-        raise EngineError("torch's exporter gave no program")
-    model = program.model_proto
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    if versions.get("") != opset:
-        raise EngineError(f"the exporter gave opset {versions.get('')}, asked for was {opset}")
+    model = exported_model(
+        exported,
+        positional,
+        dynamic_shapes=_dynamic_shapes(inputs, multiple_of),
+        input_names=[spec.name for spec in inputs],
+        output_names=[spec.name for spec in outputs],
+    )
     del model.opset_import[:]
-    model.opset_import.add(domain="", version=opset)
+    model.opset_import.add(domain="", version=OPSET)
+    attach_functions(model)
     _strip_origin(model)
     _state_shapes(model.graph.input, inputs)
     _state_shapes(model.graph.output, outputs)
@@ -191,11 +165,3 @@ def onnx_from_torch(
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     check_portable(model)
     return model
-
-
-def _summary(error: BaseException) -> str:
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return " ".join(lines)[:400] or type(cause).__name__

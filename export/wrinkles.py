@@ -1,7 +1,6 @@
 """Exporters of the wrinkle networks: compact ones that ship, and paper-size ones of a user.
 
-Tensors of every bundle here: pictures NCHW RGB float32 in [0, 1], masks 1 = hole or wrinkle. The
-Fourier units are exported as matrix products, so that the graph is plain ONNX at any size.
+Tensors of every bundle here: pictures NCHW RGB float32 in [0, 1], masks 1 = hole or wrinkle.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
 from revisage.export.compare import Arrays
 from revisage.export.reference_set import reference_masks, reference_pictures
 from revisage.manifest import RecipeOrigin, TensorSpec, Tolerance
-from revisage.training.models.ffc import use_fourier_transform
 from revisage.training.models.lama import LamaGenerator, composite
 from revisage.training.models.unetpp import UNetPlusPlus
 from revisage.training.models.wrinkle_filler import CompactFiller
@@ -71,7 +69,7 @@ class _Filled(nn.Module):
 
     def __init__(self, filler: nn.Module) -> None:
         super().__init__()
-        self.filler = use_fourier_transform(filler, "matrices")
+        self.filler = filler
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         filled: torch.Tensor = self.filler(image, mask)
@@ -83,7 +81,7 @@ class _LamaFilled(nn.Module):
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
-        self.generator = use_fourier_transform(generator, "matrices")
+        self.generator = generator
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         predicted, _ = composite(self.generator, image, mask)

@@ -6,7 +6,13 @@ benchmarks/. `op(...)` allocates its result, `op_into(out, ...)` does not.
 
 from __future__ import annotations
 
-from revisage.kernels._dispatch import HAS_NATIVE, available_devices, cpu_isa, set_cpu_isa
+from revisage.kernels._dispatch import (
+    HAS_NATIVE,
+    available_devices,
+    cpu_isa,
+    onnxruntime_library,
+    set_cpu_isa,
+)
 from revisage.kernels.composite import composite, composite_into
 from revisage.kernels.feature_blend import (
     feature_blend,
@@ -39,5 +45,6 @@ __all__ = [
     "flow_warp_backward",
     "flow_warp_backward_into",
     "flow_warp_into",
+    "onnxruntime_library",
     "set_cpu_isa",
 ]

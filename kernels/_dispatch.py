@@ -12,12 +12,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from revisage.errors import DeviceError, OptionError
 
 # Looked for by name, so that an extension that is there and broken is an error, not a fallback.
-HAS_NATIVE = importlib.util.find_spec("revisage.kernels._native") is not None
+_SPEC = importlib.util.find_spec("revisage.kernels._native")
+HAS_NATIVE = _SPEC is not None
 
 if HAS_NATIVE or TYPE_CHECKING:
     from revisage.kernels import _native as _native
@@ -58,6 +60,19 @@ def set_cpu_isa(name: str) -> None:
     """
     choose("native", "cpu")
     _native.set_cpu_isa(name)
+
+
+def onnxruntime_library() -> Path | None:
+    """The kernels as custom operators for ONNX Runtime's CPU provider, where they were built.
+
+    Give the path to `onnxruntime.SessionOptions.register_custom_ops_library`. The operators
+    `FftConv`, `FlowWarp` and `FeatureBlend` of the domain `revisage` then run on the session's
+    threads. None: built without ONNX Runtime's headers.
+    """
+    if _SPEC is None or _SPEC.origin is None:
+        return None
+    library = Path(_SPEC.origin).with_name("librevisage_onnxruntime.so")
+    return library if library.is_file() else None
 
 
 def choose(impl: str | None, device: str) -> Impl:

@@ -3,8 +3,9 @@
 | variable | meaning | default |
 | --- | --- | --- |
 | `REVISAGE_NUM_THREADS` | CPU threads of engines and kernels, 1 or more | all usable cores |
+| `REVISAGE_OPERATORS` | native, portable or auto: see `revisage.engines.open_engine` | auto |
 
-The kernels read the same variable where they are called without a session. The number of threads
+The kernels read the first one too, where they are called without a session. The number of threads
 never changes a result, only its time.
 """
 
@@ -14,7 +15,9 @@ import os
 
 from revisage.errors import OptionError
 
-__all__ = ["number_of_threads"]
+__all__ = ["OPERATORS", "number_of_threads", "operators"]
+
+OPERATORS = ("auto", "native", "portable")
 
 
 def number_of_threads() -> int | None:
@@ -31,3 +34,15 @@ def number_of_threads() -> int | None:
             f"REVISAGE_NUM_THREADS is {text!r}; set it to a whole number above 0, or unset it"
         )
     return int(text)
+
+
+def operators() -> str:
+    """`REVISAGE_OPERATORS`, "auto" where it is not set.
+
+    Raises:
+        OptionError: it is set to something else than its values.
+    """
+    text = os.environ.get("REVISAGE_OPERATORS", "").strip() or "auto"
+    if text not in OPERATORS:
+        raise OptionError(f"REVISAGE_OPERATORS is {text!r}; set it to {', '.join(OPERATORS)}")
+    return text

@@ -249,7 +249,8 @@ class Certificate:
     reference_count: int
     versions: Mapping[str, str]  # of torch, onnx, onnxruntime at export
     errors: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-    # engine -> precision -> output -> {"max_abs", "mean_abs", "rms", "p99_abs", "psnr_db"}
+    # engine -> precision -> output -> {"max_abs", "mean_abs", "rms", "p99_abs", "psnr_db"};
+    # an engine whose name ends in "+native" ran our own operators (Engine.operators)
     probes: tuple[Probe, ...]
     schema: int = SCHEMA
 

@@ -29,6 +29,8 @@ class Receipt:
     threads: int | None  # as asked for; None: all usable cores
     milliseconds: Mapping[str, float]  # stage -> wall time, in the order of work
     reason: str = ""  # why this device
+    # Operators of ours in the networks -> "native" (our kernels) or "portable" (standard ones)
+    operators: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def total_ms(self) -> float:
@@ -43,6 +45,7 @@ class Receipt:
         """The receipt as plain values."""
         entries = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         entries["models"] = dict(self.models)
+        entries["operators"] = dict(self.operators)
         entries["milliseconds"] = {k: round(v, 3) for k, v in self.milliseconds.items()}
         return entries
 
@@ -57,6 +60,7 @@ class Receipt:
         lines += [
             f"  model  {name:<18} sha256 {digest[:16]}" for name, digest in self.models.items()
         ]
+        lines += [f"  node   {name:<18} {who}" for name, who in self.operators.items()]
         lines += [f"  time   {stage:<18} {ms:>9.1f} ms" for stage, ms in self.milliseconds.items()]
         lines += [f"  time   {'total':<18} {self.total_ms:>9.1f} ms"]
         return "\n".join(lines)

@@ -274,6 +274,7 @@ class Session:
             threads=self.threads,
             milliseconds=dict(stopwatch.milliseconds),
             reason="" if first is None else first.reason,
+            operators={k: v for e in used.values() for k, v in getattr(e, "operators", {}).items()},
         )
 
     def close(self) -> None:

@@ -73,9 +73,22 @@ def _kernels() -> int:
         return 1
     if kernels.HAS_NATIVE:
         _line("ok", "native", f"built; devices: {', '.join(kernels.available_devices())}")
+        _operators()
         return 0
     _line("FAIL", "native", "not built; NumPy runs instead, slowly: reinstall with a C++ compiler")
     return 1
+
+
+def _operators() -> None:
+    try:
+        from revisage.engines.onnxruntime import operators_obstacle
+    except ImportError:
+        return  # what is missing stands under "Packages"
+    obstacle = operators_obstacle()
+    if obstacle:
+        _line("-", "in ONNX Runtime", f"no; networks run their portable graphs: {obstacle}")
+    else:
+        _line("ok", "in ONNX Runtime", "built; networks on the CPU run our kernels")
 
 
 def _devices() -> int:
@@ -114,7 +127,8 @@ def _models() -> int:
         for device in usable:
             try:
                 with open_engine(bundle, device) as engine:
-                    _line("ok", name, f"certified output on {engine.name} {engine.precision}")
+                    ours = "".join(f", {n} {who}" for n, who in engine.operators.items())
+                    _line("ok", name, f"certified output on {engine.name} {engine.precision}{ours}")
             except RevisageError as error:
                 problems += 1
                 _line("FAIL", name, str(error))

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = export_named(args.network, args.out, weights=args.weights, force=args.force)
     for engine, precisions in bundle.certificate.errors.items():
         for precision, outputs in precisions.items():
-            tolerance = bundle.manifest.tolerance(engine, precision)
+            tolerance = bundle.manifest.tolerance(engine.partition("+")[0], precision)
             for output, errors in outputs.items():
                 print(
                     f"{engine} {precision} {output}: off by {errors['max_abs']:.2g} at most, "

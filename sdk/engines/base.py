@@ -40,6 +40,8 @@ class Engine(abc.ABC):
         self.manifest = bundle.manifest
         self.precision = precision
         self.reason = reason  # why this device was taken, for the receipt
+        # Our operators in the graph: "native" (our kernel runs) or "portable" (its standard body).
+        self.operators: dict[str, str] = {}
         self._active = False
         self._lock = threading.Lock()
 

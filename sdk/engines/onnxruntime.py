@@ -11,6 +11,13 @@ Note [Session options]
 * Spinning: a waiting worker burns its core. It stays on while a call runs, because layers follow
   each other within microseconds, and stops when the call is over
   (`session.force_spinning_stop`), so that decoding and other sessions get the core back.
+
+Note [Operators of ours]
+    A graph may hold nodes of the domain `revisage`, each with a function of standard operators that
+    says what it computes. ONNX Runtime inlines the function, unless a kernel of that name is
+    registered. On the CPU the library of `revisage.kernels.onnxruntime_library` is, where it was
+    built: the same result up to rounding, sooner. The probe that follows every load checks what
+    runs, whichever it is.
 """
 
 from __future__ import annotations
@@ -25,8 +32,10 @@ import numpy as np
 from revisage.bundle import Bundle
 from revisage.engines.base import Array, Engine
 from revisage.errors import DeviceError, EngineError
+from revisage.kernels import onnxruntime_library
+from revisage.onnx_guard import function_names
 
-__all__ = ["OnnxRuntimeEngine", "cuda_obstacle", "usable_cores"]
+__all__ = ["OnnxRuntimeEngine", "cuda_obstacle", "operators_obstacle", "usable_cores"]
 
 PRECISIONS = ("fp32",)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -64,6 +73,16 @@ def cuda_obstacle() -> str:
     return ""
 
 
+def operators_obstacle() -> str:
+    """Why our kernels cannot run inside ONNX Runtime here, with the remedy; "" where they can."""
+    if onnxruntime_library() is not None:
+        return ""
+    return (
+        "this Revisage was built without ONNX Runtime's headers: install them (Debian 13: "
+        "libonnxruntime-dev) and build it again with -Ccmake.define.REVISAGE_ONNXRUNTIME=ON"
+    )
+
+
 class OnnxRuntimeEngine(Engine):
     """A bundle's graph in an ONNX Runtime session."""
 
@@ -74,10 +93,12 @@ class OnnxRuntimeEngine(Engine):
         *,
         precision: str = "fp32",
         threads: int | None = None,
+        operators: str = "auto",
         reason: str = "",
     ) -> None:
         super().__init__(bundle, precision=precision, reason=reason)
         self.device = device
+        self._wanted_operators = operators
         self.name = f"onnxruntime-{device}"
         self.threads = threads or usable_cores()
         self._session: Any = None
@@ -98,15 +119,15 @@ class OnnxRuntimeEngine(Engine):
         options.enable_cpu_mem_arena = True
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        model = self.bundle.read()
+        self.operators = self._register_operators(function_names(model), options)
         providers: list[Any] = [_PROVIDERS["cpu"]]
         if self.device == "cuda":
             # TF32 keeps 10 bits of mantissa: precision "fp32" has to mean what it says.
             settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
             providers.insert(0, (_PROVIDERS["cuda"], settings))
         try:
-            session = onnxruntime.InferenceSession(
-                self.bundle.read(), sess_options=options, providers=providers
-            )
+            session = onnxruntime.InferenceSession(model, sess_options=options, providers=providers)
         except Exception as error:  # onnxruntime raises classes without a common base of its own
             raise EngineError(
                 f"{self.bundle.name}: ONNX Runtime {onnxruntime.__version__} cannot load the graph "
@@ -129,6 +150,23 @@ class OnnxRuntimeEngine(Engine):
                     "not those of its manifest; export it again"
                 )
         self._session = session
+
+    def _register_operators(self, names: tuple[str, ...], options: Any) -> dict[str, str]:
+        """Let our kernels run the operators `names`, where wanted; see Note [Operators of ours]."""
+        library = onnxruntime_library() if self.device == "cpu" else None
+        if names and self._wanted_operators == "native" and library is None:
+            obstacle = operators_obstacle() if self.device == "cpu" else "they run on the CPU only"
+            raise DeviceError(f"operators='native' cannot run {', '.join(names)} here: {obstacle}")
+        if not names or library is None or self._wanted_operators == "portable":
+            return dict.fromkeys(names, "portable")
+        try:
+            options.register_custom_ops_library(str(library))
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime cannot load {library.name}: {_first_line(error)}; build Revisage "
+                "again, or set REVISAGE_OPERATORS=portable"
+            ) from error
+        return dict.fromkeys(names, "native")
 
     def _infer_impl(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = [tensor.name for tensor in self.manifest.outputs]

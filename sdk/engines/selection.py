@@ -45,6 +45,7 @@ def open_engine(
     *,
     precision: str = "fp32",
     threads: int | None = None,
+    operators: str | None = None,
 ) -> Engine:
     """Load a bundle on a device and check it against its certificate.
 
@@ -54,13 +55,17 @@ def open_engine(
         precision: "fp32".
         threads: CPU threads of one call; None takes `REVISAGE_NUM_THREADS`, else all cores that
             this process may use. The output does not depend on it.
+        operators: who runs the graph's operators of ours on the CPU: "native" (our kernels; an
+            error where they were not built), "portable" (their standard bodies), or "auto" for
+            native where it was built; None takes `REVISAGE_OPERATORS`, else "auto". The two agree
+            within the certified tolerance; `Engine.operators` says which runs.
 
     Returns:
         An active engine; use it as a context manager, or `deactivate` it when done.
 
     Raises:
-        OptionError: an unknown device, precision or thread count.
-        DeviceError: the named device cannot run here.
+        OptionError: an unknown device, precision, thread count or choice of operators.
+        DeviceError: the named device cannot run here, or native operators were not built.
         BundleError: the bundle is damaged, or not made for the device or precision.
         EngineError: the graph does not load, or does not give the certified output.
     """
@@ -71,11 +76,19 @@ def open_engine(
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise OptionError(f"threads={threads} is not within 1..{MAX_THREADS}; None means all cores")
     threads = env.number_of_threads() if threads is None else threads
+    operators = env.operators() if operators is None else operators
+    if operators not in env.OPERATORS:
+        raise OptionError(f"operators {operators!r} is not one of {', '.join(env.OPERATORS)}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
 
     def start(name: str, reason: str) -> Engine:
         engine = OnnxRuntimeEngine(
-            opened, name, precision=precision, threads=threads, reason=reason
+            opened,
+            name,
+            precision=precision,
+            threads=threads,
+            operators=operators,
+            reason=reason,
         )
         engine.activate()
         return engine

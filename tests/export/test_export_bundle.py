@@ -29,7 +29,6 @@ from revisage.export.compare import check_parity, run_torch, statistics
 from revisage.export.onnx_from_torch import OPSET, check_portable
 from revisage.export.reference_set import reference_masks, reference_pictures
 from revisage.manifest import Tolerance
-from revisage.training.models.ffc import use_fourier_transform
 from tests.export.toy_network import FILLED, IMAGE, MASK, ToyFiller, toy_fields, toy_references
 
 
@@ -37,7 +36,8 @@ def toy() -> ToyFiller:
     torch.manual_seed(0)
     network = ToyFiller()
     nn.init.normal_(network.norm.running_mean)
-    use_fourier_transform(network, "matrices")
+    nn.init.normal_(network.spectrum.bn.running_mean)
+    nn.init.uniform_(network.spectrum.bn.running_var, 0.5, 2.0)
     return network.eval()
 
 
@@ -53,7 +53,7 @@ def test_the_engine_computes_what_torch_computes(
     exported: Bundle, rng: np.random.Generator
 ) -> None:
     """Batches and sizes, square or not, that the exporter never saw."""
-    reference = use_fourier_transform(toy(), "fft")
+    reference = toy()
     with open_engine(exported, "cpu", threads=1) as engine:
         for batch, height, width in ((1, 64, 64), (3, 16, 40), (2, 72, 24)):
             image = rng.random((batch, 3, height, width), dtype=np.float32)
@@ -78,11 +78,13 @@ def test_the_graph_is_portable_and_tells_nothing_of_the_machine(exported: Bundle
     content = exported.read()
     model = onnx.load_from_string(content)
     check_portable(model)
-    assert {entry.domain: entry.version for entry in model.opset_import} == {"": OPSET}
-    operators = {node.op_type for node in model.graph.node}
+    assert {e.domain: e.version for e in model.opset_import} == {"": OPSET, "revisage": 1}
+    (body,) = model.functions
+    assert [n.op_type for n in model.graph.node if n.domain == "revisage"] == [body.name]
+    operators = {node.op_type for node in (*model.graph.node, *body.node)}
     assert "MatMul" in operators
     assert not operators & {"DFT", "If", "Loop", "Scan", "Dropout"}
-    for part in (model, model.graph, *model.graph.node):
+    for part in (model, model.graph, *model.graph.node, body, *body.node):
         assert not part.doc_string
         assert not part.metadata_props
     assert not re.search(rb"(/home/|/root/|/tmp/|site-packages|\.py\b)", content)

@@ -19,7 +19,6 @@ from revisage.export import export_bundle
 from revisage.manifest import RecipeOrigin
 from revisage.training.importers import from_state_dict, read_network, save_imported
 from revisage.training.loop import Turn, fit
-from revisage.training.models.ffc import use_fourier_transform
 from revisage.training.models.lama import LamaGenerator, composite
 from revisage.training.recipe import Run
 from tests.export.toy_network import ToyFiller, toy_fields, toy_references
@@ -89,13 +88,11 @@ def test_train_export_run(tmp_path: Path) -> None:
     weights = tmp_path / "run" / "weights.safetensors"
     network = ToyFiller().eval()
     network.load_state_dict(load_file(weights))
-    use_fourier_transform(network, "matrices")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     fields = toy_fields(weights_digest=digest, recipe=RecipeOrigin("toy"))
     bundle = export_bundle(network, fields, toy_references(2), tmp_path / "bundles")
     assert bundle.manifest.weights_digest == digest
 
-    use_fourier_transform(network, "fft")  # as it was trained
     batch = task.sample(np.random.default_rng(2), 3)
     with torch.inference_mode():
         true = network(batch["image"], batch["mask"]).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,11 @@ class AllThree(nn.Module):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support.*complex")  # runs them eagerly
-def test_compiled_in_one_piece_it_computes_and_trains_the_same() -> None:
+def test_compiled_in_one_piece_it_computes_and_trains_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Without what other versions of these operators may have left in the cache.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     network = AllThree()
     compiled = torch.compile(network, fullgraph=True)
     for size in ((8, 10), (6, 14)):

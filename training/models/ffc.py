@@ -24,6 +24,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from revisage.training.ops import fft_conv
+
 __all__ = [
     "FFC",
     "FFCBlock",
@@ -35,7 +37,7 @@ __all__ = [
     "use_fourier_transform",
 ]
 
-Transform = Literal["fft", "matrices"]
+Transform = Literal["fft", "matrices", "operator"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
@@ -61,13 +63,10 @@ def rfft2_by_matrices(x: Tensor) -> tuple[Tensor, Tensor]:
     half = width // 2 + 1
     across = _turns(width, half, width, x)  # [W, W // 2 + 1]
     down = _turns(height, height, height, x)  # [H, H], symmetric
-    real, imaginary = x @ across.cos(), x @ -across.sin()
-    cosine, sine = down.cos(), down.sin()
     scale = _ortho(x)
-    return (
-        (cosine @ real + sine @ imaginary) * scale,
-        (cosine @ imaginary - sine @ real) * scale,
-    )
+    real, imaginary = x @ (across.cos() * scale), x @ (across.sin() * -scale)
+    cosine, sine = down.cos(), down.sin()
+    return cosine @ real + sine @ imaginary, cosine @ imaginary - sine @ real
 
 
 def irfft2_by_matrices(real: Tensor, imaginary: Tensor, like: Tensor) -> Tensor:
@@ -88,10 +87,8 @@ def irfft2_by_matrices(real: Tensor, imaginary: Tensor, like: Tensor) -> Tensor:
     k = torch.arange(half, device=like.device, dtype=torch.float32)[:, None]
     n = torch.arange(width, device=like.device, dtype=torch.float32)[-1:] + 1
     own_conjugate = (torch.remainder(2 * k, n) == 0).to(torch.float32)
-    weight = 2 - own_conjugate
-    return (
-        rows_real @ (across.cos() * weight) - rows_imaginary @ (across.sin() * weight)
-    ) * _ortho(like)
+    weight = (2 - own_conjugate) * _ortho(like)
+    return rows_real @ (across.cos() * weight) - rows_imaginary @ (across.sin() * weight)
 
 
 def _ortho(x: Tensor) -> Tensor:
@@ -105,6 +102,11 @@ class FourierUnit(nn.Module):
 
     The real and imaginary parts of each channel are neighbours in the channel order
     (c0 real, c0 imaginary, c1 real, ...).
+
+    How it is computed (`transform`): "fft" by torch.fft, "matrices" by matrix products, "operator"
+    by `revisage.training.ops.fft_conv`, with the batch norm folded; while a batch norm is in
+    training mode it needs the spectrum's statistics, so "operator" is computed as "fft". An
+    exported ONNX graph has the operator's node for "fft" too, as it has no fast Fourier transform.
 
     Input and output: [N, C, H, W] float32, any H and W. Without `norm` the unit is positively
     homogeneous: k times the input gives k times the output.
@@ -120,18 +122,35 @@ class FourierUnit(nn.Module):
         # Half precision loses the spectrum (its first value is the sum of the picture).
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            if self.transform == "fft":
+            wanted = self.transform == "operator" or torch.onnx.is_in_onnx_export()
+            if wanted and self.transform != "matrices" and self._foldable():
+                return fft_conv(x, self.conv_layer.weight[:, :, 0, 0], *self._affine())
+            if self.transform == "matrices":
+                real, imaginary = rfft2_by_matrices(x)
+            else:
                 spectrum = torch.fft.rfft2(x, norm="ortho")
                 real, imaginary = spectrum.real, spectrum.imag
-            else:
-                real, imaginary = rfft2_by_matrices(x)
             mixed = torch.stack((real, imaginary), dim=2).flatten(1, 2)  # [N, 2C, H, W // 2 + 1]
             mixed = torch.relu(self.bn(self.conv_layer(mixed)))
             real, imaginary = mixed[:, 0::2], mixed[:, 1::2]
-            if self.transform == "fft":
-                spectrum = torch.complex(real, imaginary)
-                return cast(Tensor, torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho"))
-            return irfft2_by_matrices(real, imaginary, x)
+            if self.transform == "matrices":
+                return irfft2_by_matrices(real, imaginary, x)
+            spectrum = torch.complex(real, imaginary)
+            return cast(Tensor, torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho"))
+
+    def _foldable(self) -> bool:
+        """Whether the norm is a fixed affine map."""
+        return not (isinstance(self.bn, nn.BatchNorm2d) and self.bn.training)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift per channel that stand for the norm, each [2 D]."""
+        weight, norm = self.conv_layer.weight, self.bn
+        if not isinstance(norm, nn.BatchNorm2d):
+            return weight.new_ones(len(weight)), weight.new_zeros(len(weight))
+        assert norm.running_mean is not None  # for mypy: LaMa's norms keep statistics
+        assert norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return scale, norm.bias - norm.running_mean * scale
 
 
 class SpectralTransform(nn.Module):
@@ -317,7 +336,7 @@ class FFCResidualBlock(nn.Module):
 
 
 def use_fourier_transform(network: nn.Module, transform: Transform) -> nn.Module:
-    """Let every Fourier unit of `network` use "fft" (the library's) or "matrices" (exportable)."""
+    """Let every Fourier unit of `network` use one `FourierUnit.transform`."""
     for module in network.modules():
         if isinstance(module, FourierUnit):
             module.transform = transform

@@ -44,8 +44,7 @@ def feature_blend(
     if torch.onnx.is_in_onnx_export():
         node: Tensor = torch.onnx.ops.symbolic(
             "revisage::FeatureBlend",
-            tensors,
-            {"strength": float(strength)},
+            (*tensors, torch.as_tensor(strength, dtype=style.dtype)),
             dtype=style.dtype,
             shape=style.shape,
             version=1,

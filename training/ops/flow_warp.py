@@ -46,7 +46,7 @@ def flow_warp(
     if torch.onnx.is_in_onnx_export():
         node: Tensor = torch.onnx.ops.symbolic(
             "revisage::FlowWarp",
-            (image, flow),
+            (image, flow.expand(image.shape[0], -1, -1, -1)),
             {"padding_mode": ONNX_PADDINGS[padding]},
             dtype=image.dtype,
             shape=image.shape,
@@ -78,17 +78,43 @@ _flow_warp.register_fake(_like_image)
 
 @torch.library.custom_op("revisage::flow_warp_backward", mutates_args=())
 def _flow_warp_backward(
-    grad: Tensor, image: Tensor, flow: Tensor, padding: str, impl: str | None = None
+    grad: Tensor,
+    image: Tensor,
+    flow: Tensor,
+    of_image: bool,
+    of_flow: bool,
+    padding: str,
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    grad_image, grad_flow = _reference_backward(grad, image, flow, padding)
-    return grad_image.contiguous(), grad_flow.contiguous()
+    """Both gradients; one that is not wanted is empty."""
+    outs = _like_wanted(grad, image, flow, of_image, of_flow)
+    if not runs_native(image, impl):
+        gradients = _reference_backward(grad, image, flow, padding)
+        return (
+            gradients[0].contiguous() if of_image else outs[0],
+            gradients[1].contiguous() if of_flow else outs[1],
+        )
+    grad_image, grad_flow, *given = plain(*outs, grad, image, flow)
+    kernels.flow_warp_backward_into(
+        (grad_image if of_image else None, grad_flow if of_flow else None),
+        *given,
+        padding=cast(Padding, padding),
+        layout="chw",
+        **execution(image),
+    )
+    return outs
 
 
-def _like_both(grad: Tensor, image: Tensor, flow: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return image.new_empty(image.shape), flow.new_empty(flow.shape)
+def _like_wanted(
+    grad: Tensor, image: Tensor, flow: Tensor, of_image: bool, of_flow: bool, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return (
+        image.new_empty(image.shape if of_image else 0),
+        flow.new_empty(flow.shape if of_flow else 0),
+    )
 
 
-_flow_warp_backward.register_fake(_like_both)
+_flow_warp_backward.register_fake(_like_wanted)
 
 
 class _Taps:
@@ -184,7 +210,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _flow_warp_backward(grad, *ctx.saved_tensors, ctx.padding, ctx.impl)
+    wanted = ctx.needs_input_grad[:2]
+    pair = _flow_warp_backward(grad, *ctx.saved_tensors, *wanted, ctx.padding, ctx.impl)
+    gradients = (one if needed else None for one, needed in zip(pair, wanted, strict=True))
     return (*gradients, None, None)
 
 
