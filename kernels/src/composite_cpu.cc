@@ -1,161 +1,221 @@
-// Compiled with -ffp-contract=off: Note [Compositing arithmetic] in kernels/composite.py allows no
-// fused multiply-add.
+// The compositor on the CPU: the edit is packed for the kernels, then rows are edited in place. Out
+// of place they are copied first, a row at a time, so that the photo is read once and written once.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
+#include <vector>
 
+#include "composite_kernels.h"
 #include "composite_task.h"
-#include "dispatch.h"
+#include "cpu_isa.h"
+#include "memory_copy.h"
 #include "threads.h"
+#include "workspace.h"
 
 namespace revisage {
 namespace {
 
-// Up to three delta channels and the mask (last) of one square pixel: one vector load per tap.
-typedef float Float4 __attribute__((vector_size(16)));
-constexpr int kGroup = 3;
-constexpr int kMask = 3;
 constexpr std::int64_t kRowsPerTask = 16;
-constexpr std::int64_t kCopyBytesPerTask = 1 << 20;
+// Photos of more bytes have left the caches before anybody reads the result.
+constexpr std::int64_t kStreamedBytes = 8 << 20;
+// Rows of the square that a planar edit goes through for a few pixels of the photo; where a turned
+// square needs more, its pixels are faster one by one.
+constexpr double kMostRows = 6;
 
-void copy_bytes(void* out, const void* in, std::size_t bytes, int threads) {
-  const auto total = static_cast<std::int64_t>(bytes);
-  const std::int64_t tasks = (total + kCopyBytesPerTask - 1) / kCopyBytesPerTask;
-  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
-    const std::int64_t begin = index * kCopyBytesPerTask;
-    const std::int64_t end = std::min(total, begin + kCopyBytesPerTask);
-    std::memcpy(static_cast<char*>(out) + begin, static_cast<const char*>(in) + begin,
-                static_cast<std::size_t>(end - begin));
-  });
+const CompositeKernels& kernels() {
+#ifdef REVISAGE_X86
+  switch (current_cpu_isa()) {
+    case CpuIsa::avx512:
+      return composite_kernels_avx512();
+    case CpuIsa::avx2:
+      return composite_kernels_avx2();
+    case CpuIsa::baseline:
+      break;
+  }
+#endif
+  return composite_kernels_baseline();
 }
 
-// The square with one ring of zeros, so that no tap needs a bounds check.
-class PackedEdit {
+EditRow edit_row_of(DType dtype) {
+  switch (dtype) {
+    case DType::u8:
+      return kernels().u8;
+    case DType::u16:
+      return kernels().u16;
+    case DType::f16:
+      return kernels().f16;
+    default:
+      return kernels().f32;
+  }
+}
+
+bool fits_planar(const CompositeTask& task) {
+  const int lanes = kernels().lanes;
+  return lanes > 0 && std::fabs(task.matrix.a) * (lanes - 1) < lanes - 2.01 &&
+         std::fabs(task.matrix.d) * (lanes - 1) < kMostRows;
+}
+
+// One row of a packed edit, from a row of the square or from none.
+void pack_row(const CompositeTask& task, const PackedEdit& edit, std::int64_t first_channel,
+              std::int64_t row, float* to) {
+  const std::int64_t between_channels = edit.planar ? edit.stride : 1;
+  const std::int64_t between_pixels = edit.planar ? 1 : kEditChannels + 1;
+  const std::int64_t planes = edit.planar ? 1 + edit.used : kEditChannels + 1;
+  std::fill(to, to + planes * edit.stride, 0.0f);
+  if (row < 0 || row >= task.rows) return;
+  const float* mask = task.mask + row * task.columns;
+  const float* delta = task.delta + row * task.columns * task.delta_channels + first_channel;
+  to += between_pixels;  // the ring
+  float* mask_to = to + (edit.planar ? 0 : kEditChannels);
+  for (std::int64_t x = 0; x < task.columns; ++x) mask_to[x * between_pixels] = mask[x];
+  for (std::int64_t k = 0; k < edit.used; ++k) {
+    float* delta_to = to + (edit.planar ? 1 + k : k) * between_channels;
+    for (std::int64_t x = 0; x < task.columns; ++x) {
+      delta_to[x * between_pixels] = delta[x * task.delta_channels + k];
+    }
+  }
+}
+
+// Narrows [begin, end) to the x with -1 < slope * x + offset < size. The sum is monotone in x, its
+// roundings included, so these are an interval; division finds it but for a pixel or two.
+void narrow_span(double slope, double offset, std::int64_t size, std::int64_t& begin,
+                 std::int64_t& end) {
+  const auto inside = [&](std::int64_t x) {
+    const double position = slope * static_cast<double>(x) + offset;
+    return position > -1.0 && position < static_cast<double>(size);
+  };
+  if (std::fabs(slope) >= 1e-9) {
+    double low = (-1.0 - offset) / slope, high = (static_cast<double>(size) - offset) / slope;
+    if (low > high) std::swap(low, high);
+    const auto first = static_cast<double>(begin), last = static_cast<double>(end);
+    begin = static_cast<std::int64_t>(std::clamp(std::floor(low) - 1, first, last));
+    end = static_cast<std::int64_t>(std::clamp(std::ceil(high) + 2, first, last));
+  }
+  while (begin < end && !inside(begin)) ++begin;
+  while (begin < end && !inside(end - 1)) --end;
+}
+
+class Compositor {
  public:
-  PackedEdit(const CompositeTask& task, std::int64_t first_channel, int threads)
-      : stride_(task.columns + 2),
-        pixels_(new Float4[static_cast<std::size_t>((task.rows + 2) * stride_)]) {
-    const std::int64_t used = std::min<std::int64_t>(kGroup, task.delta_channels - first_channel);
-    const std::int64_t lines = task.rows + 2;
-    parallel_for(lines, resolve_threads(threads, lines / 64), [&](std::int64_t line, int) {
-      Float4* to = pixels_.get() + line * stride_;
-      if (line == 0 || line == task.rows + 1) {
-        std::fill(to, to + stride_, Float4{});
-        return;
-      }
-      const float* delta = task.delta + (line - 1) * task.columns * task.delta_channels;
-      const float* mask = task.mask + (line - 1) * task.columns;
-      to[0] = to[task.columns + 1] = Float4{};
-      for (std::int64_t x = 0; x < task.columns; ++x) {
-        Float4 pixel{};
-        for (std::int64_t k = 0; k < used; ++k) {
-          pixel[k] = delta[x * task.delta_channels + first_channel + k];
-        }
-        pixel[kMask] = mask[x];
-        to[x + 1] = pixel;
-      }
+  Compositor(const CompositeTask& task, int threads, Workspace& workspace)
+      : task_(task),
+        edit_row_(edit_row_of(task.dtype)),
+        sample_bytes_(sample_bytes(task.dtype)),
+        row_bytes_(static_cast<std::size_t>(task.width * task.channels) * sample_bytes_),
+        stream_(static_cast<std::int64_t>(row_bytes_) * task.height > kStreamedBytes) {
+    first_row_ = in_place() ? task.y0 : 0;
+    end_row_ = in_place() ? task.y1 : task.height;
+    bands_ = (end_row_ - first_row_ + kRowsPerTask - 1) / kRowsPerTask;
+    threads_ = resolve_threads(threads, bands_);
+    pack(workspace);
+  }
+
+  void run() {
+    parallel_for(bands_, threads_, [&](std::int64_t band, int slot) {
+      const std::int64_t begin = first_row_ + band * kRowsPerTask;
+      const std::int64_t end = std::min(end_row_, begin + kRowsPerTask);
+      for (std::int64_t y = begin; y < end; ++y) composite_row(y, slot);
     });
   }
 
-  const Float4* tap(std::int64_t row, std::int64_t column) const {
-    return pixels_.get() + (row + 1) * stride_ + (column + 1);
-  }
-  std::int64_t stride() const { return stride_; }
-
  private:
-  std::int64_t stride_;
-  std::unique_ptr<Float4[]> pixels_;
-};
+  bool in_place() const { return task_.out == task_.original; }
 
-// Narrows [begin, end) to the x with -1 < slope * x + offset < size, with a pixel of margin: the
-// exact test follows per pixel.
-void narrow_span(double slope, double offset, std::int64_t size, std::int64_t& begin,
-                 std::int64_t& end) {
-  if (std::fabs(slope) < 1e-9) return;
-  double low = (-1.0 - offset) / slope, high = (static_cast<double>(size) - offset) / slope;
-  if (low > high) std::swap(low, high);
-  const auto first = static_cast<double>(begin), last = static_cast<double>(end);
-  begin = static_cast<std::int64_t>(std::clamp(std::floor(low) - 1, first, last));
-  end = static_cast<std::int64_t>(std::clamp(std::ceil(high) + 2, first, last));
-}
+  void pack(Workspace& workspace) {
+    PackedEdit edit;
+    edit.planar = fits_planar(task_);
+    edit.stride = (task_.columns + 2 + kernels().lanes + 15) / 16 * 16;
+    edit.rows = task_.rows;
+    edit.columns = task_.columns;
+    edit.strength = task_.strength;
+    const std::int64_t channels = task_.delta_channels;
+    const std::int64_t groups = (channels + kEditChannels - 1) / kEditChannels;
+    const std::int64_t row_floats = (kEditChannels + 1) * edit.stride;
+    const std::int64_t lines = task_.rows + 2;
+    const auto scratch_floats = static_cast<std::int64_t>(row_bytes_ / sizeof(float) + 16);
+    float* memory = workspace.get(
+        static_cast<std::size_t>(groups * lines * row_floats + threads_ * scratch_floats));
+    for (std::int64_t group = 0; group < groups; ++group) {
+      float* pixels = memory + group * lines * row_floats;
+      edit.pixels = pixels;
+      edit.used =
+          static_cast<int>(std::min<std::int64_t>(kEditChannels, channels - group * kEditChannels));
+      const std::int64_t floats = edit.planar ? (1 + edit.used) * edit.stride : row_floats;
+      parallel_for(lines, resolve_threads(threads_, lines / 64), [&](std::int64_t line, int) {
+        pack_row(task_, edit, group * kEditChannels, line - 1, pixels + line * floats);
+      });
+      edits_.push_back(edit);
+    }
+    scratch_ = reinterpret_cast<char*>(memory + groups * lines * row_floats);
+    scratch_bytes_ = static_cast<std::size_t>(scratch_floats) * sizeof(float);
+  }
 
-// floor for |value| < 2^62, without the library call that std::floor is before SSE4.1.
-std::int64_t floor_to_int(double value) {
-  const auto whole = static_cast<std::int64_t>(value);
-  return whole - (static_cast<double>(whole) > value);
-}
+  void composite_row(std::int64_t y, int slot) {
+    const std::size_t at = static_cast<std::size_t>(y) * row_bytes_;
+    const char* from = static_cast<const char*>(task_.original) + at;
+    char* to = static_cast<char*>(task_.out) + at;
+    EditedRow row;
+    const bool edited = place(y, row);
+    if (in_place() || !stream_) {
+      if (!in_place()) std::memcpy(to, from, row_bytes_);
+      if (edited) edit(row, to);
+      return;
+    }
+    if (edited) {
+      char* scratch = scratch_ + static_cast<std::size_t>(slot) * scratch_bytes_;
+      std::memcpy(scratch, from, row_bytes_);
+      edit(row, scratch);
+      from = scratch;
+    }
+    copy_nontemporal(to, from, row_bytes_);
+  }
 
-template <typename Sample, int Used>
-void composite_row(const CompositeTask& task, const PackedEdit& edit, std::int64_t first_channel,
-                   std::int64_t y) {
-  const Affine& m = task.matrix;
-  const double row_y = static_cast<double>(y);
-  const double u_row = m.b * row_y + m.c, v_row = m.e * row_y + m.f;
-  std::int64_t begin = task.x0, end = task.x1;
-  narrow_span(m.a, u_row, task.columns, begin, end);
-  narrow_span(m.d, v_row, task.rows, begin, end);
-  const auto columns = static_cast<double>(task.columns), rows = static_cast<double>(task.rows);
-  const std::int64_t line = y * task.width * task.channels + first_channel;
-  const Sample* before = static_cast<const Sample*>(task.original) + line;
-  Sample* after = static_cast<Sample*>(task.out) + line;
-  for (std::int64_t x = begin; x < end; ++x) {
-    const double u = m.a * static_cast<double>(x) + u_row;
-    const double v = m.d * static_cast<double>(x) + v_row;
-    if (!(u > -1.0 && u < columns && v > -1.0 && v < rows)) continue;
-    const std::int64_t column = floor_to_int(u), row = floor_to_int(v);
-    const Float4* top = edit.tap(row, column);
-    const Float4* bottom = top + edit.stride();
-    const auto fx = static_cast<float>(u - static_cast<double>(column));
-    const auto fy = static_cast<float>(v - static_cast<double>(row));
-    const float gx = 1.0f - fx, gy = 1.0f - fy;
-    const Float4 upper = top[0] * gx + top[1] * fx;
-    const Float4 lower = bottom[0] * gx + bottom[1] * fx;
-    const Float4 sampled = upper * gy + lower * fy;
-    if (sampled[kMask] == 0.0f) continue;
-    const Float4 change = task.strength * (sampled[kMask] * sampled);
-    for (int k = 0; k < Used; ++k) {
-      apply_change(before[x * task.channels + k], after[x * task.channels + k], change[k]);
+  // Whether the edit reaches row y, and where.
+  bool place(std::int64_t y, EditedRow& row) const {
+    const Affine& m = task_.matrix;
+    if (y < task_.y0 || y >= task_.y1) return false;
+    row.channels = task_.channels;
+    row.begin = task_.x0;
+    row.end = task_.x1;
+    row.a = m.a;
+    row.d = m.d;
+    row.u0 = m.b * static_cast<double>(y) + m.c;
+    row.v0 = m.e * static_cast<double>(y) + m.f;
+    narrow_span(row.a, row.u0, task_.columns, row.begin, row.end);
+    narrow_span(row.d, row.v0, task_.rows, row.begin, row.end);
+    return row.begin < row.end;
+  }
+
+  void edit(EditedRow& row, char* samples) const {
+    for (std::size_t group = 0; group < edits_.size(); ++group) {
+      row.samples = samples + group * kEditChannels * sample_bytes_;
+      row.vector_channels = group == 0 && row.channels <= 4 ? static_cast<int>(row.channels) : 0;
+      edit_row_(edits_[group], row);
     }
   }
-}
 
-template <typename Sample, int Used>
-void composite_group(const CompositeTask& task, std::int64_t first_channel, int threads) {
-  const PackedEdit edit(task, first_channel, threads);
-  const std::int64_t tasks = (task.y1 - task.y0 + kRowsPerTask - 1) / kRowsPerTask;
-  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
-    const std::int64_t begin = task.y0 + index * kRowsPerTask;
-    const std::int64_t end = std::min(task.y1, begin + kRowsPerTask);
-    for (std::int64_t y = begin; y < end; ++y) {
-      composite_row<Sample, Used>(task, edit, first_channel, y);
-    }
-  });
-}
+  const CompositeTask& task_;
+  EditRow edit_row_;
+  std::size_t sample_bytes_, row_bytes_;
+  bool stream_;  // what is written leaves the caches
+  std::int64_t first_row_ = 0, end_row_ = 0, bands_ = 0;
+  int threads_ = 1;
+  std::vector<PackedEdit> edits_;  // one for each kEditChannels of the delta
+  char* scratch_ = nullptr;        // a row of the photo for each thread
+  std::size_t scratch_bytes_ = 0;
+};
 
 }  // namespace
 
 void composite_cpu(const CompositeTask& task, int threads) {
-  if (task.out != task.original) {
+  if (task.x0 >= task.x1 || task.y0 >= task.y1 || task.strength == 0.0f) {
+    if (task.out == task.original) return;
     const auto samples = static_cast<std::size_t>(task.height * task.width * task.channels);
-    copy_bytes(task.out, task.original, samples * sample_bytes(task.dtype), threads);
+    return copy_nontemporal(task.out, task.original, samples * sample_bytes(task.dtype), threads);
   }
-  if (task.x0 >= task.x1 || task.y0 >= task.y1 || task.strength == 0.0f) return;
-  dispatch_sample(task.dtype, [&](auto sample) {
-    using Sample = decltype(sample);
-    for (std::int64_t first = 0; first < task.delta_channels; first += kGroup) {
-      switch (std::min<std::int64_t>(kGroup, task.delta_channels - first)) {
-        case 1:
-          composite_group<Sample, 1>(task, first, threads);
-          break;
-        case 2:
-          composite_group<Sample, 2>(task, first, threads);
-          break;
-        default:
-          composite_group<Sample, 3>(task, first, threads);
-      }
-    }
-  });
+  thread_local Workspace workspace;
+  Compositor(task, threads, workspace).run();
+  workspace.trim();
 }
 
 }  // namespace revisage
