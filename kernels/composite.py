@@ -108,7 +108,8 @@ def composite_into(
 
     `out` has the shape and dtype of `original`, is writable and C-contiguous. It may be `original`
     itself: then the photo is edited in place, nothing is copied, and samples outside the square
-    are not even read. Any other overlap with an input is refused.
+    (on CUDA: 16 or more pixels outside the box around it) are not even read. Any other overlap with
+    an input is refused.
 
     Arguments and errors as for `composite`.
     """
