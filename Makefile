@@ -3,6 +3,8 @@
 #                              then the kernel tests with sanitizers
 # make unit-tests              the former alone
 # make sanitize                the latter alone; SANITIZE=thread looks for data races
+# make bench-kernels [QUICK=1] the kernels against what a user would pick instead; writes the table and
+#                              the plot of benchmarks/README.md
 # make lint                    ruff, mypy on an installed tree, clang-format, codespell
 # make dev                     an editable install to work in
 
@@ -20,7 +22,7 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt \
                   -not -path '*/__pycache__/*' -not -path 'training/weights/*' 2>/dev/null)
 PIP := -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test unit-tests sanitize lint format dev clean wheel
+.PHONY: demo test unit-tests sanitize bench-kernels lint format dev clean wheel
 .DEFAULT_GOAL := demo
 
 # --- demo ----------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ ifeq ($(SANITIZE),thread)
   # OpenBLAS orders its threads in ways that the sanitizer does not know.
   SANITIZED_RUN := OPENBLAS_NUM_THREADS=1 TSAN_OPTIONS=allocator_may_return_null=1 \
     setarch -R .venv-test/bin/python -m tests.kernels.fuzzing --together \
-    composite feature_blend fft_conv flow_warp --calls 300
+    --calls 200
 else
   SANITIZER := asan
   SANITIZED_RUN := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
@@ -94,6 +96,13 @@ sanitize: .venv-test/deps.stamp
 	  || { echo "the extension was built without $(SANITIZE)"; exit 1; }
 	LD_PRELOAD="$$(gcc -print-file-name=lib$(SANITIZER).so) $$(gcc -print-file-name=libstdc++.so)" \
 	  PYTHONPATH=$(SANITIZED)/tree $(SANITIZED_RUN)
+
+# --- benchmarks ----------------------------------------------------------------------------------
+
+bench-kernels: wheel .venv-test/deps.stamp
+	@.venv-test/bin/python $(PIP) install -c constraints.txt --group bench build/dist/*.whl
+	@.venv-test/bin/python $(PIP) install --force-reinstall --no-deps build/dist/*.whl
+	.venv-test/bin/python benchmarks/kernels/run.py $(if $(QUICK),--quick)
 
 # --- lint ----------------------------------------------------------------------------------------
 

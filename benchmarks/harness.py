@@ -36,7 +36,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,6 +49,7 @@ PATIENCE = 3  # rounds that may be thrown away, per round that counts
 REST_S = 0.02  # between turns; spinning threads of the libraries here sleep after a few ms
 SLOW = 4.0  # a contender that takes this many times the fastest needs only the first rounds
 SLOW_ROUNDS = 3
+TRIALS = 4  # of every variant of a contender, to find the fastest
 
 # Without these, fresh outputs of 64 MiB cost a library that allocates them several times the work
 # itself in page faults. Large blocks come from the heap, the heap is never given back, and it is
@@ -292,20 +293,21 @@ def _serve(pipe: Connection, build: Build) -> None:
     """The life of a worker: answer requests until "stop"."""
     gc.disable()
     work: Work | None = None
-    while (request := pipe.recv())[0] != "stop":
-        try:
-            if request[0] == "clock":
-                answer: Any = time.process_time()
-            elif request[0] == "prepare":
-                work = None  # its memory goes before the next is made
-                gc.collect()
-                work, answer = _fastest(build(*request[1:]))
-            else:
-                assert work is not None
-                answer = _turn(work.run, request[1])
-            pipe.send((False, answer))
-        except Exception:
-            pipe.send((True, traceback.format_exc()))
+    with suppress(EOFError):  # the parent is gone
+        while (request := pipe.recv())[0] != "stop":
+            try:
+                if request[0] == "clock":
+                    answer: Any = time.process_time()
+                elif request[0] == "prepare":
+                    work = None  # its memory goes before the next is made
+                    gc.collect()
+                    work, answer = _fastest(build(*request[1:]))
+                else:
+                    assert work is not None
+                    answer = _turn(work.run, request[1])
+                pipe.send((False, answer))
+            except Exception:
+                pipe.send((True, traceback.format_exc()))
 
 
 def _turn(run: Callable[[], object], repeats: int) -> float:
@@ -319,19 +321,19 @@ def _turn(run: Callable[[], object], repeats: int) -> float:
 
 def _fastest(variants: Mapping[str, Work]) -> tuple[Work | None, Any]:
     """The variant to use, and (its name, its seconds, its result)."""
-    tried = []
+    if not variants:
+        return None, None
+    seconds = {}
     for name, work in variants.items():
         work.run()  # first touch: page faults, plans, compilation
-        seconds = _turn(work.run, 1)
-        if len(variants) > 1:
-            repeats = max(1, min(20, round(0.03 / max(seconds, 1e-6))))
-            seconds = min(_turn(work.run, repeats) for _ in range(3))
-        tried.append((seconds, name))
-    if not tried:
-        return None, None
-    seconds, name = min(tried)
+        seconds[name] = _turn(work.run, 1)
+    for _ in range(TRIALS if len(variants) > 1 else 0):  # in turns, as the case itself
+        for name, work in variants.items():
+            repeats = max(1, min(20, round(0.02 / max(seconds[name], 1e-6))))
+            seconds[name] = min(seconds[name], _turn(work.run, repeats))
+    name = min(seconds, key=seconds.__getitem__)
     variants[name].run()  # variants may share an output
-    return variants[name], (name, seconds, np.array(variants[name].result()))
+    return variants[name], (name, seconds[name], np.array(variants[name].result()))
 
 
 class Farm:
@@ -422,8 +424,9 @@ def machine() -> dict[str, str | int]:
         about = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
         model = about.get("model name", model)
         details["family and model"] = f"{about['cpu family']}, {about['model']}"
-        details["cache of a core"] = about["cache size"]
-    except (OSError, KeyError):
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text(encoding="ascii")
+        details["last-level cache, MiB"] = int(size.strip().removesuffix("K")) // 1024
+    except (OSError, KeyError, ValueError):
         pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions: dict[str, str | int] = {}

@@ -56,6 +56,8 @@ def device_of(name: str, array: Any) -> str:
 def common_device(arrays: dict[str, Any]) -> str:
     """The one device of all arrays (None entries are skipped); DeviceError where they differ."""
     devices = {name: device_of(name, array) for name, array in arrays.items() if array is not None}
+    if not devices:
+        raise ShapeError(f"{', '.join(arrays)} must be arrays, got None")
     if len(set(devices.values())) > 1:
         found = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise DeviceError(f"all arrays of one call must lie on one device, got {found}")

@@ -68,10 +68,14 @@ class Call:
     """The arguments of one call, and the memory behind them."""
 
     op: str
-    arrays: dict[str, Any]  # `out` first
+    arrays: dict[str, Any]  # outputs first
     options: dict[str, Any]
+    outputs: int = 1
     blocks: list[Block] = field(default_factory=list)
     bends: list[str] = field(default_factory=list)
+
+    def results(self) -> list[Any]:
+        return list(self.arrays.values())[: self.outputs]
 
     def place(self, random: np.random.Generator, name: str, values: np.ndarray) -> None:
         """Put an array, which is C-contiguous, against a guard page."""
@@ -186,11 +190,45 @@ def a_fft_conv(random: np.random.Generator) -> Call:
     return call
 
 
+def a_flow_warp_backward(random: np.random.Generator) -> Call:
+    forward = a_flow_warp(random)
+    while forward.arrays["flow"] is None:
+        forward = a_flow_warp(random)
+    image, flow, grad = (forward.arrays[name] for name in ("image", "flow", "out"))
+    options = {name: forward.options[name] for name in ("padding", "layout")}
+    call = Call("flow_warp_backward", {}, options, outputs=2)
+    for name, like in {
+        "grad_image": image,
+        "grad_flow": flow,
+        "grad": grad,
+        "image": image,
+    }.items():
+        call.place(random, name, numbers(random, like.shape))
+    call.place(random, "flow", flow)
+    if random.random() < 0.2:
+        call.arrays[str(random.choice(["grad_image", "grad_flow"]))] = None
+    return call
+
+
+def a_feature_blend_backward(random: np.random.Generator) -> Call:
+    forward = a_feature_blend(random)
+    _, *inputs = forward.arrays
+    call = Call("feature_blend_backward", {}, forward.options, outputs=4)
+    for name in inputs:
+        call.place(random, f"grad_{name}", forward.arrays[name])
+    call.place(random, "grad", numbers(random, forward.arrays["style"].shape))
+    for name in inputs:
+        call.place(random, name, forward.arrays[name])
+    return call
+
+
 GOOD: dict[str, Callable[[np.random.Generator], Call]] = {
     "composite": a_composite,
     "feature_blend": a_feature_blend,
+    "feature_blend_backward": a_feature_blend_backward,
     "fft_conv": a_fft_conv,
     "flow_warp": a_flow_warp,
+    "flow_warp_backward": a_flow_warp_backward,
 }
 
 
@@ -326,9 +364,9 @@ def bend(random: np.random.Generator, call: Call) -> None:
         call.bends.append(f"{name}={value!r}")
         return
     name = str(random.choice(names))
-    array = call.arrays[name]
+    array = np.asarray(call.arrays[name])
     if what == "overlap":
-        source = call.arrays[str(random.choice(names))]
+        source = np.asarray(call.arrays[str(random.choice(names))])
         skip = int(random.choice([0, 0, 4, 64]))
         plain = source.dtype.kind in "fu" and array.dtype.kind in "fu"
         if plain and source.nbytes >= skip + array.nbytes and source.flags.c_contiguous:
@@ -360,9 +398,9 @@ def call_of(op: str, seed: int, number: int) -> Call:
 
 def public(call: Call, impl: str) -> None:
     """Through the function that users call."""
-    arrays = dict(call.arrays)
-    out = arrays.pop("out")
-    getattr(kernels, f"{call.op}_into")(out, *arrays.values(), **{"impl": impl, **call.options})
+    results, inputs = call.results(), list(call.arrays.values())[call.outputs :]
+    out = results[0] if call.outputs == 1 else tuple(results)
+    getattr(kernels, f"{call.op}_into")(out, *inputs, **{"impl": impl, **call.options})
 
 
 def direct(call: Call) -> None:
@@ -388,48 +426,64 @@ def attempt(run: Callable[[], None]) -> Exception | None:
     return None
 
 
-def agree(call: Call, twin: np.ndarray, native: np.ndarray) -> bool:
+def agree(call: Call, twins: list[np.ndarray], results: list[np.ndarray]) -> bool:
     """The promise of each op about its twin."""
+    pairs = list(zip(twins, results, strict=True))
     if call.op in ("composite", "flow_warp"):
-        return np.array_equal(twin, native, equal_nan=twin.dtype.kind == "f")
-    known = np.isfinite(twin)
-    if not all((np.abs(a) < 1e6).all() for a in call.arrays.values()) or not known.all():
+        return all(np.array_equal(t, n, equal_nan=t.dtype.kind == "f") for t, n in pairs)
+    given = [array for array in call.arrays.values() if array is not None]
+    if (
+        not pairs
+        or not all((np.abs(a) < 1e6).all() for a in given)
+        or not np.isfinite(np.hstack(twins)).all()
+    ):
         return True  # where infinities meet or large numbers cancel, the order of operations shows
+    allowed = 1e-30 + 1e-5 * largest_term(call, twins)
+    return all((np.abs(twin - native) <= allowed).all() for twin, native in pairs)
+
+
+def largest_term(call: Call, twins: list[np.ndarray]) -> float:
+    """What the result is a sum of, by its largest part (or a bound of it)."""
+    sizes = {n: float(np.abs(a).max()) for n, a in call.arrays.items() if a is not None}
+    strength = max(1.0, float(call.options.get("strength", 1)))
+    if call.op == "fft_conv":  # a large shift may cancel from the result, its rounding does not
+        return max(float(np.abs(twins[0]).max()), sizes["shift"])
     if call.op == "feature_blend":
-        largest = max(float(np.abs(call.arrays[name]).max()) for name in ("style", "image"))
-        largest *= max(1.0, float(call.options["strength"]))
-        return bool((np.abs(twin - native) <= 4e-6 * largest + 1e-30).all())
-    # A large shift may cancel from the result, and its rounding does not.
-    largest = max(float(np.abs(twin).max()), float(np.abs(call.arrays["shift"]).max()))
-    return bool((np.abs(twin - native) <= 1e-5 * largest + 1e-30).all())
+        return strength * max(sizes["style"], sizes["image"])
+    features = sizes["image"] + sizes.get("style", 0)
+    return strength * float(np.abs(call.arrays["grad"]).sum()) * (1 + features)
 
 
 def check(call: Call) -> None:
     """Twin, kernel through the public function, kernel by itself: the same, or errors of ours."""
+
+    def copies() -> list[np.ndarray]:
+        return [np.array(a).ravel() for a in call.results() if isinstance(a, np.ndarray)]
+
     for block in call.blocks:
         block.save()
-    out = call.arrays["out"]
-    before = out.tobytes() if isinstance(out, np.ndarray) else b""
+    before = copies()
     refused = attempt(lambda: public(call, "reference"))
-    expected = None if refused else np.array(out)
+    expected = copies()
     for block in call.blocks:
         block.restore()
     error = attempt(lambda: public(call, "native"))
     # The twin refuses CUDA arrays before it looks at them.
     same = type(error) is type(refused) or (error and isinstance(refused, DeviceError))
     assert same, f"twin: {refused!r}; kernel: {error!r}"
-    if error is not None and isinstance(out, np.ndarray):
-        assert out.tobytes() == before, "a refused call wrote into out"
-    if expected is not None:
-        assert agree(call, expected, np.array(out)), "the kernel is not its twin"
+    if refused is None:
+        assert agree(call, expected, copies()), "the kernel is not its twin"
+    else:
+        untouched = [a.tobytes() == b.tobytes() for a, b in zip(before, copies(), strict=True)]
+        assert all(untouched), "a refused call wrote into an output"
     for block in call.blocks:
         block.restore()
     try:
         error = attempt(lambda: direct(call))
     except TypeError:  # the types that pybind11 refuses
         return
-    if error is None and expected is not None and "impl" not in call.options:
-        assert agree(call, expected, np.array(out)), "the kernel called directly is not its twin"
+    if error is None and refused is None and "impl" not in call.options:
+        assert agree(call, expected, copies()), "the kernel called directly is not its twin"
 
 
 def fuzz(op: str, seed: int, first: int, calls: int, announce: Callable[[int], None]) -> None:
@@ -449,13 +503,14 @@ def fuzz(op: str, seed: int, first: int, calls: int, announce: Callable[[int], N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("op", choices=sorted(GOOD), nargs="+")
+    parser.add_argument("op", choices=[*GOOD, []], nargs="*", help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--together", action="store_true", help="each op on two threads at once")
     parser.add_argument("--fork", action="store_true", help="again in a forked child")
     options = parser.parse_args()
+    ops = options.op or list(GOOD)
 
     def announce(number: int) -> None:
         os.write(1, b"%d\n" % number)  # not lost when the process dies
@@ -472,7 +527,7 @@ def main() -> None:
             failures.append(error)
 
     if options.together:
-        jobs = [(op, options.seed + shift) for op in options.op for shift in range(2)]
+        jobs = [(op, options.seed + shift) for op in ops for shift in range(2)]
         threads = [threading.Thread(target=guarded, args=job) for job in jobs]
         for thread in threads:
             thread.start()
@@ -481,12 +536,12 @@ def main() -> None:
         if failures:
             raise failures[0]
     else:
-        for op in options.op:
+        for op in ops:
             run(op, options.seed)
     if options.fork:
         child = os.fork()
         if child == 0:
-            for op in options.op:
+            for op in ops:
                 run(op, options.seed + 1)
             os._exit(0)
         status = os.waitpid(child, 0)[1]

@@ -16,11 +16,12 @@ import pytest
 
 from revisage import kernels
 from revisage.errors import ShapeError
+from tests.kernels.fuzzing import GOOD
 from tests.support import ROOT
 
 SEED = int(os.environ.get("REVISAGE_FUZZ_SEED", "1"))
 CALLS = int(os.environ.get("REVISAGE_FUZZ_CALLS", "800"))
-OPS = ["composite", "feature_blend", "fft_conv", "flow_warp"]
+OPS = [*GOOD]
 
 
 def run_child(*arguments: str) -> None:
