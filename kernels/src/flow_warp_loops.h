@@ -9,8 +9,8 @@
 //     sample_group  bilinear samples of a group
 //     kSlack        samples that sample_group may read past the last neighbourhood
 //
-// A row is done in chunks, in two steps: positions (which whole pixel, which fractions; plain loops
-// that compilers turn into vectors) and samples. A group of pixels that all lie inside is sampled
+// A row is done in chunks, in two steps: positions (which whole pixel, which fractions) and samples. A
+// group of pixels that all lie inside is sampled
 // straight from the image. For any other a small image is built that holds the neighbourhood of
 // each pixel, folded and padded, and sampled in the same way: sample_group knows nothing of
 // padding.
@@ -18,16 +18,12 @@
 #include "flow_warp_group.h"
 #include "flow_warp_kernels.h"
 
-#ifndef REVISAGE_AHEAD
-#define REVISAGE_AHEAD 3
-#endif
-#ifndef REVISAGE_FLOW
-#define REVISAGE_FLOW 1024
-#endif
 namespace revisage {
 namespace {
 
 constexpr int kChunk = 256;
+constexpr int kRowsAhead = 3;       // of the image, that are fetched before they are read
+constexpr int kFloatsAhead = 1024;  // of the flow
 
 struct Chunk {
   alignas(64) int32_t column[kChunk];
@@ -85,7 +81,7 @@ void place_by_flow(Chunk& chunk, const float* flow, int32_t x, int32_t y, int co
   for (int i = 0; i < count; i += kGroup) {
     const float* from = flow + 2 * i;
     for (int line = 0; line < 2 * kGroup; line += 16) {
-      __builtin_prefetch(from + line + REVISAGE_FLOW);
+      __builtin_prefetch(from + line + kFloatsAhead);
     }
     float last[2 * kGroup];
     if (count - i < kGroup) {
@@ -196,7 +192,7 @@ template <int Channels, typename Sample>
 inline void prefetch_below(const Group<Sample>& group) {
   constexpr int bytes = Channels * sizeof(Sample), step = bytes < 64 ? 64 / bytes : 1;
   for (int i = 0; i < kGroup; i += step) {
-    __builtin_prefetch(group.image + group.offset[i] + REVISAGE_AHEAD * group.row_samples);
+    __builtin_prefetch(group.image + group.offset[i] + kRowsAhead * group.row_samples);
   }
 }
 
@@ -213,8 +209,9 @@ inline void sample_some(const WarpImage& image, const Interior& interior, const 
       const Taps taps = find_taps(image, chunk.column[first + i], chunk.row[first + i]);
       for (int t = 0; t < 4; ++t) {
         Sample* to = patches + (t >> 1) * row_samples + (2 * i + (t & 1)) * Channels;
-        const Sample* from = plane + taps.offset[t] * Channels;
-        for (int c = 0; c < Channels; ++c) to[c] = taps.offset[t] < 0 ? Sample{} : from[c];
+        for (int c = 0; c < Channels; ++c) {
+          to[c] = taps.offset[t] < 0 ? Sample{} : plane[taps.offset[t] * Channels + c];
+        }
       }
       offset[i] = static_cast<uint32_t>(2 * i * Channels);
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "cuda_emulation"))
 from emulated_cuda import EmulatedCuda, compiler
 
 from revisage import kernels
+from revisage.errors import OptionError
 
 
 @pytest.fixture(params=["native", "reference"])
@@ -35,6 +36,18 @@ def native() -> str:
             pytest.fail("the native kernels are not built; REVISAGE_ALLOW_NO_NATIVE=1 skips this")
         pytest.skip("the native kernels are not built")
     return "native"
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def isa(request: pytest.FixtureRequest, native: str) -> Iterator[str]:
+    """Each instruction set that this machine has, in turn."""
+    usual = kernels.cpu_isa()
+    try:
+        kernels.set_cpu_isa(request.param)
+    except OptionError:
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    kernels.set_cpu_isa(usual)
 
 
 @pytest.fixture

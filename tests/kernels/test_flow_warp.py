@@ -180,6 +180,99 @@ def test_native_equals_reference_bit_for_bit(
         assert same(native, kernels.flow_warp(image, **call, threads=threads))
 
 
+def some_calls(random: np.random.Generator, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """A flow that leaves the image here and there, a smaller one, a turn, and a large zoom out."""
+    rows, columns = size
+    flow = (random.standard_normal((rows, columns, 2)) * 4).astype(np.float32)
+    flow[:, columns // 2 :] = np.rint(flow[:, columns // 2 :])
+    flow[rows // 2, columns // 3] = np.nan, -np.inf
+    low = flow[: (rows + 4) // 5, : (columns + 2) // 3]
+    turn, zoom = [[0.9, 0.4, -3.3], [-0.4, 0.9, 7.1]], [[9, 0, -100.5], [0, -7, 90.25]]
+    return [{"flow": flow}, {"flow": low.copy()}, {"matrix": turn}, {"matrix": zoom}]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["hwc", "chw"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_each_instruction_set_equals_reference(
+    isa: str, dtype: str, layout: Any, channels: int, random: np.random.Generator
+) -> None:
+    image = random_image(random, (41, 67, channels), dtype)
+    image = np.ascontiguousarray(image.transpose(2, 0, 1)) if layout == "chw" else image
+    size = (23, 301)  # two chunks of a row, and a group that is not full
+    for call in some_calls(random, size):
+        for padding in PADDINGS:
+            options: dict[str, Any] = {"padding": padding, "layout": layout, "size": size, **call}
+            expected = kernels.flow_warp(image, **options, impl="reference")
+            assert same(kernels.flow_warp(image, **options), expected), (padding, list(call))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (2, 50), (50, 2), (3, 3)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_small_images(
+    isa: str, dtype: str, padding: Any, shape: tuple[int, int], channels: int
+) -> None:
+    random = np.random.default_rng(3)
+    image = random_image(random, (*shape, channels), dtype)
+    for size in ((1, 1), (2, 17), shape):
+        for call in some_calls(random, size):
+            options: dict[str, Any] = {"padding": padding, "size": size, **call}
+            expected = kernels.flow_warp(image, **options, impl="reference")
+            assert same(kernels.flow_warp(image, **options), expected), (size, list(call))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_arrays_aligned_to_one_sample(
+    isa: str, dtype: str, channels: int, random: np.random.Generator
+) -> None:
+    shape = (19, 45, channels)
+
+    def off_by_one(values: np.ndarray) -> np.ndarray:
+        memory = np.zeros(values.size + 1, values.dtype)
+        memory[1:] = values.ravel()
+        return memory[1:].reshape(values.shape)
+
+    image = off_by_one(random_image(random, shape, dtype))
+    flow = off_by_one(random.standard_normal((19, 45, 2)).astype(np.float32))
+    out = off_by_one(np.zeros(shape, dtype))
+    kernels.flow_warp_into(out, image, flow)
+    assert same(out, kernels.flow_warp(image, flow, impl="reference"))
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("kind", ["noise", "black and white", "checkers"])
+def test_bytes_are_within_a_level_of_floats(
+    impl: str, padding: Any, kind: str, random: np.random.Generator
+) -> None:
+    """And so near that half a level of rounding, and 0.04 of fixed point, is all."""
+    image = random_image(random, (64, 96, 3), "uint8")
+    if kind == "black and white":
+        image = np.where(image < 128, np.uint8(0), np.uint8(255))
+    elif kind == "checkers":
+        y, x = np.indices((64, 96))
+        image = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
+    flow = random.uniform(-9, 9, (64, 96, 2)).astype(np.float32)
+    flow[:32] = np.rint(flow[:32] * 2**14) / np.float32(2**14) + np.float32(2**-15)
+    bytes_ = kernels.flow_warp(image, flow, padding=padding, impl=impl)
+    floats = kernels.flow_warp(image.astype(np.float32), flow, padding=padding, impl=impl)
+    assert np.abs(bytes_ - floats).max() <= 0.54
+    assert np.abs(bytes_ - np.rint(floats)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_mixes_stay_between_their_taps(impl: str, dtype: str, random: np.random.Generator) -> None:
+    top = np.iinfo(dtype).max
+    flow = random.uniform(-50, 50, (200, 300, 2)).astype(np.float32)
+    for low, high in ((top, top), (top - 1, top), (0, 1), (100, 101)):
+        image = random.integers(low, high, (200, 300), dtype, endpoint=True)
+        result = kernels.flow_warp(image, flow, impl=impl)
+        assert result.min() >= low
+        assert result.max() <= high
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_agrees_with_opencv(native: str, dtype: str, random: np.random.Generator) -> None:
     cv2 = pytest.importorskip("cv2")

@@ -45,6 +45,11 @@ def test_random_calls(native: str, op: str) -> None:
     fuzz(op, "--seed", str(SEED), "--calls", str(CALLS))
 
 
+def test_random_calls_on_each_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVISAGE_CPU_ISA", isa)
+    fuzz(*OPS, "--seed", str(SEED + 3), "--calls", str(CALLS // 4))
+
+
 def test_ops_from_many_threads_at_once(native: str) -> None:
     fuzz(*OPS, "--seed", str(SEED + 1), "--calls", str(CALLS // 8), "--together")
 
