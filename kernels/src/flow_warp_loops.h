@@ -9,11 +9,10 @@
 //     sample_group  bilinear samples of a group
 //     kSlack        samples that sample_group may read past the last neighbourhood
 //
-// A row is done in chunks, in two steps: positions (which whole pixel, which fractions) and samples. A
-// group of pixels that all lie inside is sampled
-// straight from the image. For any other a small image is built that holds the neighbourhood of
-// each pixel, folded and padded, and sampled in the same way: sample_group knows nothing of
-// padding.
+// A row is done in chunks, in two steps: positions (which whole pixel, which fractions) and
+// samples. A group of pixels that all lie inside is sampled straight from the image. For any other
+// a small image is built that holds the neighbourhood of each pixel, folded and padded, and sampled
+// in the same way: sample_group knows nothing of padding.
 #include "flow_warp_arithmetic.h"
 #include "flow_warp_group.h"
 #include "flow_warp_kernels.h"
