@@ -11,9 +11,9 @@ namespace {
 int round_up(std::int64_t value, int multiple) {
   const std::int64_t rounded = (value + multiple - 1) / multiple * multiple;
   // The kernels count within a plane, and in channels, with 32 bits.
-  if (rounded > INT32_MAX / 4) {
+  if (rounded > INT32_MAX / 128) {
     throw ShapeError(
-        "on CUDA, a plane of x and the sides of weight may have at most 2^29 elements");
+        "on CUDA, a plane of x and the sides of weight may have at most 2^24 elements");
   }
   return static_cast<int>(rounded);
 }

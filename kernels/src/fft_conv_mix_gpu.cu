@@ -64,55 +64,75 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
   const int row_tiles = spectra.rows / tile_rows;
   const int first_row = static_cast<int>(blockIdx.x) % row_tiles * tile_rows;
   const int column_tile = static_cast<int>(blockIdx.x) / row_tiles;
-  const std::int64_t image = column_tile / column_tiles;
+  const int image = column_tile / column_tiles;
   const int first_column = column_tile % column_tiles * kTileColumns;
   const int depth = 2 * spectra.in_channels;
-  const int* const exponents = spectra.exponents + image * spectra.in_channels;
+  const int* const exponents =
+      spectra.exponents + static_cast<std::int64_t>(image) * spectra.in_channels;
   const int exponent = smallest_exponent(exponents, spectra.in_channels, &exponent_word);
 
   const auto thread = static_cast<int>(threadIdx.x);
   const std::int64_t weight_part = static_cast<std::int64_t>(spectra.rows) * spectra.columns;
   const std::int64_t spectrum_part = spectra.batch * depth * spectra.pitch;
-  const __half* const weights =
-      spectra.weights + static_cast<std::int64_t>(first_row) * spectra.columns;
-  const __half* const spectrum = spectra.spectrum + image * depth * spectra.pitch + first_column;
+  // Each thread copies one chunk of every kWeightStep-th row of the weights and of every
+  // kSpectrumStep-th of the spectrum, at the same place of all parts and stages.
+  constexpr int kWeightStep = kThreads / (kDepth / kChunk);
+  constexpr int kSpectrumStep = kThreads / (kTileColumns / kChunk);
+  const int weight_row = thread / (kDepth / kChunk), weight_chunk = thread % (kDepth / kChunk);
+  const int spectrum_row = thread / (kTileColumns / kChunk);
+  const int spectrum_column = thread % (kTileColumns / kChunk) * kChunk;
+  const __half* weights = spectra.weights +
+                          static_cast<std::int64_t>(first_row + weight_row) * spectra.columns +
+                          weight_chunk * kChunk;
+  const __half* spectrum =
+      spectra.spectrum + (static_cast<std::int64_t>(image) * depth + spectrum_row) * spectra.pitch +
+      first_column + spectrum_column;
+  // Rows of the spectrum that are left for this thread; none where its column is padding.
+  int rows_left = first_column + spectrum_column < spectra.pitch ? depth - spectrum_row : 0;
+  int channel = thread;  // of the ratio that it writes
 
-  const auto load = [&](Stage<tile_rows, parts>& stage, int k) {
+  // Copies the next stage.
+  const auto load = [&](Stage<tile_rows, parts>& stage) {
 #pragma unroll
     for (int part = 0; part < parts; ++part) {
 #pragma unroll
-      for (int t = thread; t < tile_rows * (kDepth / kChunk); t += kThreads) {
-        const int row = t / (kDepth / kChunk), chunk = t % (kDepth / kChunk);
-        copy_async(&stage.weights[part][weights_offset(row, chunk)],
-                   weights + part * weight_part + static_cast<std::int64_t>(row) * spectra.columns +
-                       k + chunk * kChunk,
+      for (int i = 0; i < tile_rows; i += kWeightStep) {
+        copy_async(&stage.weights[part][i * kDepth + weights_offset(weight_row, weight_chunk)],
+                   weights + part * weight_part + static_cast<std::int64_t>(i) * spectra.columns,
                    true);
       }
 #pragma unroll
-      for (int t = thread; t < kDepth * (kTileColumns / kChunk); t += kThreads) {
-        const int row = t / (kTileColumns / kChunk), chunk = t % (kTileColumns / kChunk);
-        const bool inside = k + row < depth && first_column + chunk * kChunk < spectra.pitch;
-        copy_async(&stage.spectrum[part][spectrum_offset(row, chunk)],
-                   inside ? spectrum + part * spectrum_part +
-                                static_cast<std::int64_t>(k + row) * spectra.pitch + chunk * kChunk
-                          : spectrum,
-                   inside);
+      for (int i = 0; i < kDepth; i += kSpectrumStep) {
+        copy_async(&stage.spectrum[part][i * kTileColumns +
+                                         spectrum_offset(spectrum_row, spectrum_column / kChunk)],
+                   i < rows_left ? spectrum + part * spectrum_part +
+                                       static_cast<std::int64_t>(i) * spectra.pitch
+                                 : spectra.spectrum,
+                   i < rows_left);
       }
     }
     if (thread < kDepth / 2) {
-      const int channel = k / 2 + thread;
       const __half ratio =
           half_power(channel < spectra.in_channels ? max(exponent - exponents[channel], -64) : 0);
       stage.ratios[thread] = __halves2half2(ratio, ratio);
     }
+    weights += kDepth;
+    spectrum += static_cast<std::int64_t>(kDepth) * spectra.pitch;
+    rows_left -= kDepth;
+    channel += kDepth / 2;
   };
 
   const int lane = thread % 32, warp = thread / 32, group = lane / 4, member = lane % 4;
   const int warp_row = warp / 4 * kWarpRows, warp_column = warp % 4 * kWarpColumns;
+  // Where a lane's rows of the first tiles are. In further rows chunks change places in the same
+  // way, since tiles have a multiple of eight rows; an even number of chunks further is an
+  // exclusive or.
+  const int left_at = warp_row * kDepth + weights_offset(lane % 16, lane / 16);
+  const int right_at = spectrum_offset(lane % 16, warp_column / kChunk + lane / 16);
   float sums[kRowTiles][kColumnTiles][4] = {};
 
   const auto multiply = [&](const Stage<tile_rows, parts>& stage) {
-#pragma unroll
+#pragma unroll 1
     for (int k = 0; k < kDepth; k += 16) {
       const __half2 ratios[2] = {stage.ratios[k / 2 + member], stage.ratios[k / 2 + 4 + member]};
       std::uint32_t right[parts][kColumnTiles][2];
@@ -122,8 +142,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
         for (int n = 0; n < kColumnTiles; n += 2) {
           std::uint32_t matrices[4];
           load_matrices<true>(matrices,
-                              &stage.spectrum[part][spectrum_offset(
-                                  k + lane % 16, (warp_column + n * 8) / kChunk + lane / 16)]);
+                              &stage.spectrum[part][(right_at ^ n * 8) + k * kTileColumns]);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             right[part][n + i / 2][i % 2] = multiply_halves(matrices[i], ratios[i % 2]);
@@ -135,9 +154,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
         std::uint32_t left[parts][4];
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
-          load_matrices<false>(left[part],
-                               &stage.weights[part][weights_offset(warp_row + m * 16 + lane % 16,
-                                                                   k / kChunk + lane / 16)]);
+          load_matrices<false>(left[part], &stage.weights[part][(left_at ^ k) + m * 16 * kDepth]);
         }
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n) {
@@ -154,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
   const int steps = spectra.columns / kDepth;
 #pragma unroll
   for (int step = 0; step < kStages - 1; ++step) {
-    if (step < steps) load(stages[step], step * kDepth);
+    if (step < steps) load(stages[step]);
     commit_copies();
   }
 #pragma unroll 1
@@ -162,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
     wait_for_copies<kStages - 2>();
     __syncthreads();  // this stage has arrived for all, and all are done with the one before
     const int next = step + kStages - 1;
-    if (next < steps) load(stages[next % kStages], next * kDepth);
+    if (next < steps) load(stages[next % kStages]);
     commit_copies();
     multiply(stages[step % kStages]);
   }
@@ -174,7 +191,9 @@ __global__ void __launch_bounds__(kThreads, 2) mix(Spectra spectra, int column_t
     const int channel = row / 2 + group;
     if (channel >= spectra.out_channels) continue;
     const RowFactor re = spectra.factors[row + group], im = spectra.factors[row + 8 + group];
-    float2* const to = spectra.mixed + (image * spectra.out_channels + channel) * spectra.pitch;
+    float2* const to =
+        spectra.mixed +
+        (static_cast<std::int64_t>(image) * spectra.out_channels + channel) * spectra.pitch;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
       const int column = first_column + warp_column + n * 8 + 2 * member;

@@ -20,6 +20,7 @@ __device__ inline float2 operator*(float2 a, float2 b) {
 __device__ inline float2 operator*(float2 a, float b) { return make_float2(a.x * b, a.y * b); }
 __device__ inline float2 conjugate(float2 a) { return make_float2(a.x, -a.y); }
 __device__ inline float2 times_i(float2 a) { return make_float2(-a.y, a.x); }
+__device__ inline float2 times_minus_i(float2 a) { return make_float2(a.y, -a.x); }
 
 __device__ inline void transform(float2& a, float2& b) {
   const float2 sum = a + b;
@@ -30,7 +31,7 @@ __device__ inline void transform(float2& a, float2& b) {
 __device__ inline void transform(float2& a, float2& b, float2& c, float2& d) {
   transform(a, c);
   transform(b, d);
-  const float2 turned = make_float2(d.y, -d.x);
+  const float2 turned = times_minus_i(d);
   d = c - turned;
   c = c + turned;
   transform(a, b);
@@ -57,7 +58,9 @@ __device__ inline void transform_fours(float2 (&v)[radix]) {
 #pragma unroll
     for (int q = 1; q < 4; ++q) {
       const int turn = i * q * (16 / radix);  // of 16
-      if (turn > 0) {
+      if (turn == 4) {
+        v[i + q * kOthers] = times_minus_i(v[i + q * kOthers]);
+      } else if (turn > 0) {
         v[i + q * kOthers] =
             v[i + q * kOthers] * make_float2(kCosines[turn], kCosines[(turn + 4) % 16]);
       }
@@ -137,6 +140,26 @@ struct Axis {
   int root_count;           // a multiple of the length
 };
 
+// v[q] *= roots[q * turn].
+template <int radix>
+__device__ inline void multiply_by_powers(float2 (&v)[radix], const float2* roots, int turn) {
+  if (radix == 16) {
+    // Six roots and their products: fifteen would not stay in registers.
+#pragma unroll
+    for (int i = 0; i < 16; i += 4) {
+      const float2 fours = roots[i * turn];
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        if (q > 0) v[i + q] = v[i + q] * roots[q * turn];
+        if (i > 0) v[i + q] = v[i + q] * fours;
+      }
+    }
+  } else {
+#pragma unroll
+    for (int q = 1; q < radix; ++q) v[q] = v[q] * roots[q * turn];
+  }
+}
+
 // Neighbouring threads take neighbouring lines: addresses one apart down the columns, an odd number
 // apart along the rows, so no bank conflicts; and they share a root.
 template <int radix, bool roots_first>
@@ -155,10 +178,7 @@ __device__ void run_stage(const Axis& axis, int length, const FftStages::Stage& 
 #pragma unroll
     for (int i = 0; i < radix; ++i) v[i] = at[i * step];
     if (!roots_first) transform(v);
-    if (rest > 1) {
-#pragma unroll
-      for (int q = 1; q < radix; ++q) v[q] = v[q] * axis.roots[q * offset * root_step];
-    }
+    if (rest > 1) multiply_by_powers(v, axis.roots, offset * root_step);
     if (roots_first) transform(v);
 #pragma unroll
     for (int i = 0; i < radix; ++i) at[i * step] = v[i];
@@ -332,12 +352,20 @@ __device__ Shared prepare_shared(const PlanePlan& plan) {
   return shared;
 }
 
-__device__ Axis axis_down(const PlanePlan& plan, const Shared& shared) {
-  return {shared.plane, plan.by_row_length, 1, plan.pitch, shared.roots_down, plan.height};
-}
-
-__device__ Axis axis_across(const PlanePlan& plan, const Shared& shared) {
-  return {shared.plane, plan.by_height, plan.pitch, 1, shared.roots_across, plan.width};
+// Both directions of the plane: down and across, or, with roots_first, the other way round.
+template <bool roots_first>
+__device__ void transform_plane(const PlanePlan& plan, const Shared& shared) {
+#pragma unroll 1  // one copy of the stages
+  for (int i = 0; i < 2; ++i) {
+    const bool across = (i == 1) != roots_first;
+    const Axis axis = {shared.plane,
+                       across ? plan.by_height : plan.by_row_length,
+                       across ? plan.pitch : 1,
+                       across ? 1 : plan.pitch,
+                       across ? shared.roots_across : shared.roots_down,
+                       across ? plan.width : plan.height};
+    run_stages<roots_first>(axis, across ? plan.across : plan.down);
+  }
 }
 
 // --- weights -------------------------------------------------------------------------------------
@@ -481,8 +509,7 @@ __global__ void __launch_bounds__(kMostThreads, 3)
   const Shared shared = prepare_shared(plan);
   const unsigned int own = load_planes(plan, shared, planes, static_cast<const Sample*>(task.x));
   const float largest = largest_of_block(own, &largest_word);
-  run_stages<false>(axis_down(plan, shared), plan.down);
-  run_stages<false>(axis_across(plan, shared), plan.across);
+  transform_plane<false>(plan, shared);
   const int exponent = scaling_exponent(largest / spectra.ortho);
   store_spectrum(plan, shared, planes, spectra, 0.5f * spectra.ortho * power_of_two(exponent));
   if (threadIdx.x == 0) {
@@ -576,8 +603,7 @@ __global__ void __launch_bounds__(kMostThreads, 3)
   __syncthreads();
   load_spectrum(plan, shared, planes, spectra);
   __syncthreads();
-  run_stages<true>(axis_across(plan, shared), plan.across);
-  run_stages<true>(axis_down(plan, shared), plan.down);
+  transform_plane<true>(plan, shared);
   store_planes(plan, shared, planes, static_cast<Sample*>(task.out));
 }
 
