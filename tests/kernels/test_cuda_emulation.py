@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from emulated_cuda import EmulatedError
+from emulated_cuda import EmulatedCuda, EmulatedError
 
 KERNELS = (  # in the order of self_test.cu
     *("reverse_block", "forgets_barrier", "sum_of_warp", "multiply", "copies_without_waiting"),
@@ -38,9 +38,18 @@ def test_barrier(run: Run) -> None:
     assert np.array_equal(result, values.reshape(3, 100)[:, ::-1].ravel())
 
 
-def test_missing_barrier_gives_a_wrong_result(run: Run) -> None:
+def test_missing_barrier_gives_a_wrong_result(
+    run: Run, emulated_cuda: Callable[[str], EmulatedCuda]
+) -> None:
     result = run("forgets_barrier", np.arange(64), threads=64, shared_bytes=256)
     assert np.isnan(result[:32]).all()  # shared memory starts as NaN
+    op = emulated_cuda("self_test")
+    op.set_order(backwards=True)
+    try:
+        result = run("forgets_barrier", np.arange(64), threads=64, shared_bytes=256)
+    finally:
+        op.set_order(backwards=False)
+    assert np.isnan(result[32:]).all()
 
 
 def test_shuffle_and_vote(run: Run) -> None:

@@ -63,6 +63,7 @@ def emulated(emulated_cuda: Callable[..., EmulatedCuda]) -> Iterator[EmulatedCud
     op.set_device()
     yield op
     op.set_device()
+    op.set_order(backwards=False)
 
 
 def run(
@@ -106,6 +107,17 @@ def test_planes_in_shared_memory(
     result = run(emulated, inputs)
     expected = kernels.fft_conv(**inputs, impl="reference")
     assert relative_error(result, expected) < TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("size", [(16, 12), (9, 33), (32, 64), (44, 26)])
+def test_order_of_threads_does_not_matter(
+    emulated: EmulatedCuda, size: tuple[int, int], random: np.random.Generator
+) -> None:
+    """A missing barrier would give other values to threads that run first or last."""
+    inputs = random_inputs(random, 1, 5, 40, *size)
+    result = run(emulated, inputs)
+    emulated.set_order(backwards=True)
+    assert np.array_equal(run(emulated, inputs), result)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -57,6 +57,7 @@ jmp_buf scheduler;
 sigjmp_buf failed;
 std::string failure;
 bool launching = false;
+bool backwards = false;
 std::map<const void*, int> allowed_shared;  // cudaFuncSetAttribute
 std::map<const void*, Memory> allocations;
 int major_version = 9;
@@ -166,13 +167,14 @@ void run_block() {
   while (true) {
     bool ran = false;
     std::size_t ended = 0, at_barrier = 0;
-    for (std::size_t i = 0; i < threads; ++i) {
+    for (std::size_t n = 0; n < threads; ++n) {
+      const std::size_t i = backwards ? threads - 1 - n : n;
       if (fibers[i].state == State::ready) {
         run(i);
         ran = true;
       }
-      if (i % kWarp == kWarp - 1 || i + 1 == threads) release_warps();
     }
+    release_warps();
     for (std::size_t i = 0; i < threads; ++i) {
       ended += fibers[i].state == State::ended;
       at_barrier += fibers[i].state == State::at_block_barrier;
@@ -322,12 +324,14 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 
-// For tests: memory that ends at a guard page, and the limits of another device.
+// For tests: memory that ends at a guard page, the limits of another device, the order of threads.
 extern "C" void* emulated_allocate(std::size_t bytes, std::size_t alignment) {
   const Memory memory = map_guarded(bytes, alignment);
   allocations[memory.data] = memory;
   return memory.data;
 }
+
+extern "C" void emulated_set_order(int runs_backwards) { backwards = runs_backwards != 0; }
 
 extern "C" void emulated_free(void* data) {
   unmap(allocations[data]);

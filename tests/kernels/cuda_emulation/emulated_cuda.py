@@ -88,6 +88,10 @@ class EmulatedCuda:
         """Pretend to be another GPU: compute capability, shared memory that a block may ask for."""
         self.library.emulated_set_device(major, shared_bytes)
 
+    def set_order(self, backwards: bool) -> None:
+        """Run the threads of a block from the last to the first, for races that order hides."""
+        self.library.emulated_set_order(int(backwards))
+
     def __call__(
         self,
         arrays: dict[str, np.ndarray | None],
