@@ -191,7 +191,7 @@ class Graph:
     def integers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
 
-    def work(self, result: str, inputs: Inputs, threads: int) -> Work:
+    def work(self, result: str, inputs: Inputs, threads: int, library: Path | None = None) -> Work:
         """The graph in ONNX Runtime, its output bound to memory of ours."""
         import onnxruntime
         from onnx import TensorProto, helper
@@ -205,10 +205,13 @@ class Graph:
             [value(result, TensorProto.FLOAT, shape)],
             self.constants,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        domains = [helper.make_opsetid("", 18), helper.make_opsetid("revisage", 1)]
+        model = helper.make_model(graph, opset_imports=domains, ir_version=10)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if library is not None:
+            options.register_custom_ops_library(str(library))
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -338,6 +341,19 @@ def onnx_dft(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     return {"": graph.work(result, inputs, threads)}
 
 
+def in_onnxruntime(inputs: Inputs, threads: int) -> Mapping[str, Work]:
+    """For information: `fft_conv` as an operator of ONNX Runtime, on its threads, where built."""
+    from revisage import kernels
+
+    library = kernels.onnxruntime_library()
+    if library is None:
+        return {}
+    graph = Graph()
+    constants = (graph.constant(inputs[name]) for name in ("weight", "scale", "shift"))
+    result = graph.node("FftConv", "x", *constants, domain="revisage")
+    return {"": graph.work(result, inputs, threads, library)}
+
+
 def numpy_twin(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     """For information: what `impl="reference"` costs. It takes no number of threads."""
     from revisage import kernels
@@ -354,6 +370,7 @@ BUILDS = {
     "torch.compile": torch_compiled,
     "onnxruntime, matrices": onnx_matrices,
     "onnxruntime, DFT": onnx_dft,
+    "revisage in onnxruntime": in_onnxruntime,
     "numpy twin": numpy_twin,
 }
 

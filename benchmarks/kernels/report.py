@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,8 +26,9 @@ COLOURS = {
     "flow_warp": "#c1440e",
     "feature_blend": "#3454a4",
     "composite": "#8a3a8f",
+    "backward": "#7a6a00",
 }
-INFORMATION = ("numpy twin", "non-temporal copy")  # no alternatives
+INFORMATION = ("numpy twin", "non-temporal copy", "revisage in onnxruntime")  # no alternatives
 MEBIBYTE = 1 << 20
 
 
@@ -63,8 +65,8 @@ def best_other(case: Case) -> str | None:
 
 
 def number(value: float) -> str:
-    """Three digits, no exponent unless tiny."""
-    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
+    """Three digits."""
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:.2g}"
 
 
 def spread_text(spread: Spread) -> str:
@@ -83,9 +85,7 @@ def requirement_row(line: Requirement) -> str:
     sign = "at most" if line.at_most else "at least"
     holds = "yes" if line.holds else "**no**"
     measured = spread_text(line.measured)
-    return (
-        f"| {line.statement} | {sign} {number(line.limit)} | {measured} | {holds} | {line.where} |"
-    )
+    return f"| {line.statement} | {sign} {line.limit:g} | {measured} | {holds} | {line.where} |"
 
 
 def case_rows(report: Report, roofs: Roofs | None) -> Iterator[str]:
@@ -113,18 +113,26 @@ def _first_seen(report: Report):  # type: ignore[no-untyped-def]
     return order.index
 
 
+def machine_name(report: Report) -> str:
+    about = report.machine
+    name = str(about.get("processor", about.get("device", "an unknown machine")))
+    if "family and model" in about:
+        name += " (family {}, model {})".format(*str(about["family and model"]).split(", "))
+    return name + (f", {about['cores']} cores" if "cores" in about else "")
+
+
 def machine_text(report: Report) -> str:
-    about = dict(report.machine)
-    name, cores = about.pop("processor", about.pop("device", "unknown")), about.pop("cores", "")
-    rest = ", ".join(f"{key} {value}" for key, value in about.items())
-    return f"{name}{f', {cores} cores' if cores else ''} ({rest})"
+    named = ("processor", "device", "cores", "family and model")
+    rest = ", ".join(f"{k} {v}" for k, v in report.machine.items() if k not in named)
+    return f"{machine_name(report)} ({rest})"
 
 
 def section(reports: Sequence[Report], roofs: Roofs | None) -> str:
     """Markdown between the markers."""
     lines = [
-        f"Measured on {machine_text(reports[0])}. Medians of rounds; in brackets the 10th and 90th",
-        "percentile of the rounds. Written by `make bench-kernels`.",
+        *textwrap.wrap(f"Measured on {machine_text(reports[0])}.", 100, break_on_hyphens=False),
+        "",
+        "Medians of rounds; in brackets the 10th and 90th percentile of the rounds.",
         "",
         *requirement_rows(reports),
         "",
@@ -167,27 +175,23 @@ def plot(reports: Sequence[Report], roofs: Roofs, path: Path) -> None:
     for row, threads in enumerate((1, 2)):
         _roofline(figure.add_subplot(grid[row, 0]), shown, roofs, threads)
     _floors(figure.add_subplot(grid[:, 1]), shown, roofs)
-    processor = shown[0].machine["processor"]
-    figure.suptitle(f"Kernels of Revisage against the roofs of {processor}", fontsize=14)
+    figure.suptitle(f"Kernels of Revisage and the roofs of {machine_name(shown[0])}", fontsize=14)
     figure.savefig(path, dpi=110)
 
 
 def _roofline(axes, reports: Sequence[Report], roofs: Roofs, threads: int) -> None:  # type: ignore[no-untyped-def]
     low, high = 0.1, 300.0
     peak = roofs.arithmetic(threads) / 1e9
-    for level, style in (("cache", ":"), ("memory", "-")):
+    axes.set(xscale="log", yscale="log", xlim=(low, high * 1.05))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    sides = {"cache": (":", "right", 0.8), "memory": ("-", "left", 1.25)}
+    for level, (style, side, beside) in sides.items():
         rate = roofs.bandwidth(level, threads) / 1e9
         corner = peak / rate
         axes.plot([low, corner, high], [low * rate, peak, peak], style, color="0.35", lw=1.3)
-        axes.text(
-            low * 1.1,
-            low * 1.1 * rate * 1.25,
-            f"{level} {rate:.0f} GB/s",
-            rotation=38,
-            rotation_mode="anchor",
-            color="0.35",
-            fontsize=9,
-        )
+        label = f"{level} {rate:.0f} GB/s"
+        axes.text(corner / 2 * beside, peak / 2, label, ha=side, color="0.35", fontsize=9)
     axes.text(high, peak * 1.08, f"convolution {peak:.0f} GFLOP/s", ha="right", color="0.35")
     for report in reports:
         colour = COLOURS[report.suite]
@@ -202,7 +206,7 @@ def _roofline(axes, reports: Sequence[Report], roofs: Roofs, threads: int) -> No
     for suite in (report.suite for report in reports):
         axes.plot([], [], "o", color=COLOURS[suite], label=suite)
     axes.plot([], [], "o", mfc="white", mec="0.3", label="fastest other")
-    axes.set(xscale="log", yscale="log", xlim=(low, high * 1.05), ylim=(0.5, peak * 2))
+    axes.set_ylim(top=peak * 2)
     axes.set(xlabel="operations per byte that must be moved", ylabel="GFLOP/s (counted)")
     axes.set_title(on_threads(threads), loc="left")
     axes.grid(True, which="major", color="0.9")
@@ -228,7 +232,7 @@ def _floors(axes, reports: Sequence[Report], roofs: Roofs) -> None:  # type: ign
     axes.set_yticks([at for at, _ in labels], [text for _, text in labels], fontsize=9)
     axes.set(xscale="log", ylim=(place, -1), xlabel="time over the floor (1: as fast as the roofs)")
     axes.set_title("Time over the floor, 2 threads; hollow: fastest other", loc="left")
-    ticks = [0.5, 1, 2, 5, 10, 20, 50]
+    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100, 200]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(True, axis="x", color="0.9")
