@@ -19,6 +19,7 @@ struct FeatureBlendKernel {
     check_array(strength, DType::f32, {});
     const Array out = output(context, style.shape);
     SessionExecutor executor(context);
+    const HostExecutor host(executor);
     feature_blend(out, style, image, spatial, channel, *strength.as<const float>(),
                   {executor.threads(), 0});
   }

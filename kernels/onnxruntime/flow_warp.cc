@@ -23,6 +23,7 @@ struct FlowWarpKernel {
     const Array image = input(context, 0, "image"), flow = input(context, 1, "flow");
     const Array out = output(context, image.shape);
     SessionExecutor executor(context);
+    const HostExecutor host(executor);
     flow_warp(out, image, &flow, nullptr, padding, /*interleaved=*/false, {executor.threads(), 0});
   }
 

@@ -12,13 +12,16 @@ void SessionExecutor::run(int slots, const std::function<void(int slot)>& part) 
   context_.ParallelFor(call, static_cast<std::size_t>(slots), 0, user);
 }
 
-Array input(const Ort::KernelContext& context, std::size_t index, const char* name) {
-  const Ort::ConstValue value = context.GetInput(index);
+Array borrow(const Ort::ConstValue& value, const char* name) {
   Array array;
   array.name = name;
   array.shape = value.GetTensorTypeAndShapeInfo().GetShape();
   array.data = const_cast<float*>(value.GetTensorData<float>());
   return array;
+}
+
+Array input(const Ort::KernelContext& context, std::size_t index, const char* name) {
+  return borrow(context.GetInput(index), name);
 }
 
 Array output(const Ort::KernelContext& context, const Shape& shape) {

@@ -37,7 +37,8 @@ class SessionExecutor final : public Executor {
   const Ort::KernelContext& context_;
 };
 
-// A tensor of the running node, borrowed for the call.
+// A tensor of the node, borrowed.
+Array borrow(const Ort::ConstValue& value, const char* name);
 Array input(const Ort::KernelContext& context, std::size_t index, const char* name);
 Array output(const Ort::KernelContext& context, const Shape& shape);
 

@@ -169,9 +169,13 @@ void PoolExecutor::run(int slots, const std::function<void(int)>& part) {
   pool().run(job, std::min(slots, threads_) - 1);
 }
 
-void parallel_for(Executor& executor, std::int64_t count,
-                  const std::function<void(std::int64_t, int)>& task) {
-  const int slots = static_cast<int>(std::min<std::int64_t>(executor.threads(), count));
+namespace {
+
+thread_local Executor* host_executor = nullptr;
+
+void share(Executor& executor, std::int64_t count, int threads,
+           const std::function<void(std::int64_t, int)>& task) {
+  const int slots = static_cast<int>(std::min<std::int64_t>(threads, count));
   if (slots <= 1) {
     for (std::int64_t index = 0; index < count; ++index) task(index, 0);
     return;
@@ -182,10 +186,21 @@ void parallel_for(Executor& executor, std::int64_t count,
   });
 }
 
+}  // namespace
+
+HostExecutor::HostExecutor(Executor& executor) { host_executor = &executor; }
+HostExecutor::~HostExecutor() { host_executor = nullptr; }
+
+void parallel_for(Executor& executor, std::int64_t count,
+                  const std::function<void(std::int64_t, int)>& task) {
+  share(executor, count, executor.threads(), task);
+}
+
 void parallel_for(std::int64_t count, int threads,
                   const std::function<void(std::int64_t, int)>& task) {
-  PoolExecutor executor(std::max(1, threads));
-  parallel_for(executor, count, task);
+  PoolExecutor own(std::max(1, threads));
+  Executor& executor = host_executor == nullptr ? own : *host_executor;
+  share(executor, count, std::min(threads, executor.threads()), task);
 }
 
 }  // namespace revisage

@@ -40,6 +40,16 @@ class PoolExecutor final : public Executor {
   int threads_;
 };
 
+// While it lives, kernels that this thread calls by a number of threads run on `executor` instead
+// of the library's own pool: for a host program that calls an operation through its checks.
+class HostExecutor {
+ public:
+  explicit HostExecutor(Executor& executor);
+  ~HostExecutor();
+  HostExecutor(const HostExecutor&) = delete;
+  HostExecutor& operator=(const HostExecutor&) = delete;
+};
+
 // Calls task(index, slot) once for every index in [0, count); returns when all are done. `slot` is
 // below `executor.threads()` and never in use twice at a time, so it may index scratch memory.
 // Which thread does which task varies, so a task must compute the same bits on any. Tasks must not

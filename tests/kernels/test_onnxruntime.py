@@ -131,8 +131,9 @@ def test_feature_blend_for_many_shapes_in_one_session(random: np.random.Generato
     ("changed", "message"),
     [
         ({"x": (1, 5, 4)}, "x must be"),
-        ({"x": (1, 4, 4, 4)}, "weight must be"),
+        ({"x": (1, 4, 4, 4)}, "x must be"),
         ({"weight": (13, 10)}, "even number of rows"),
+        ({"weight": (14, 9)}, "even number of rows and columns"),
         ({"scale": (12,)}, "scale must be"),
         ({"shift": (14, 1)}, "shift must be"),
         ({"x": (0, 5, 4, 4)}, "x must be"),
