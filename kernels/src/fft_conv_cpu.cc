@@ -54,7 +54,7 @@ class FourierUnit {
 
     const std::int64_t shift_size = weights.out_blocks() * 2 * lanes_;
     scratch_size_ = std::max(row_scratch(task.width, lanes_, across_->plan.largest_radix),
-                             column_scratch(column(nullptr, nullptr), lanes_));
+                             column_scratch(column(nullptr), lanes_));
     float* memory = workspace.get(static_cast<std::size_t>(shift_size + group_ * image_stride_ +
                                                            executor.threads() * scratch_size_));
     shift_ = memory;
@@ -75,8 +75,12 @@ class FourierUnit {
                        kernels.forward_rows(block, task_.x + at * plane, begin, end);
                      });
       parallel_for(executor_, images * columns_, [&](std::int64_t index, int slot) {
-        float* of_image = spectrum_ + index / columns_ * image_stride_;
-        kernels.mix_column(column(of_image + index % columns_ * column_stride_, scratch(slot)));
+        // The columns at both ends are short tasks, which belong at the end.
+        const std::int64_t image = index % images, kx = (index / images + 1) % columns_;
+        Column task = column(spectrum_ + image * image_stride_ + kx * column_stride_);
+        task.own_conjugate = kx == 0 || 2 * kx == task_.width;
+        task.scratch = scratch(slot);
+        kernels.mix_column(task);
       });
       for_row_chunks(images, weights_.out_blocks(), task_.out_channels,
                      [&](std::int64_t image, std::int64_t channel, const RowBlock& block,
@@ -107,7 +111,7 @@ class FourierUnit {
     });
   }
 
-  Column column(float* spectrum, float* scratch) const {
+  Column column(float* spectrum) const {
     Column column;
     column.down = &down_->plan;
     column.height = task_.height;
@@ -120,7 +124,6 @@ class FourierUnit {
     // may go before the ReLU, because it is positive.
     column.factor = static_cast<float>(
         0.5 / (static_cast<double>(task_.height) * static_cast<double>(task_.width)));
-    column.scratch = scratch;
     return column;
   }
 

@@ -54,6 +54,7 @@ struct RowBlock {
 struct Column {
   const FftPlan* down;  // length height
   int64_t height;
+  bool own_conjugate;  // kx is 0 or width / 2: entry -ky is the conjugate of entry ky
   int64_t in_blocks, out_blocks;
   float* spectrum;       // [in_blocks][ky][2 * lanes] in, [out_blocks][-y mod H][2 * lanes] out
   const float* weights;  // see pack_weights

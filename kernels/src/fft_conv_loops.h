@@ -343,17 +343,17 @@ inline void load_columns(const float* from, int64_t stride, int64_t rows, int64_
       square[i] = *reinterpret_cast<const UnalignedVector*>(from + i * stride);
       fetch_ahead(from + i * stride + ahead);
     }
-  } else {
-    for (int i = 0; i < kLanes; ++i) {
-      square[i] = Vector{};
-      for (int64_t j = 0; j < columns && i < rows; ++j) square[i][j] = from[i * stride + j];
-    }
+    transpose(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) to[2 * i] = square[i];
+    return;
+  }
+  for (int i = 0; i < kLanes; ++i) {
+    square[i] = Vector{};
+    for (int64_t j = 0; j < columns && i < rows; ++j) square[i][j] = from[i * stride + j];
   }
   transpose(square);
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i < columns) to[2 * i] = square[i];
-  }
+  for (int64_t i = 0; i < columns; ++i) to[2 * i] = square[i];
 }
 
 inline void store_columns(float* to, int64_t stride, int64_t rows, int64_t columns,
@@ -459,60 +459,105 @@ void inverse_rows(const RowBlock& block, float* planes, int64_t first, int64_t l
 
 constexpr int kRows = REVISAGE_GEMM_ROWS;
 
-// Rows [0, Rows) of one out block: out = relu(factor * weights * in + shift). Blocks of `in` are
-// `height` rows apart.
-template <int Rows>
-void gemm_tile(const Column& column, const Vector* in, const Vector* weights, const Vector* shift,
-               Vector* out) {
-  Vector sums[Rows][2] = {};
-  const auto* values = reinterpret_cast<const float*>(in);
-  for (int64_t block = 0; block < column.in_blocks; ++block) {
-    for (int k = 0; k < 2 * kLanes; ++k) {
-      const Vector re = weights[0], im = weights[1];
-      weights += 2;
-#pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-        const float value = values[r * 2 * kLanes + k];
-        sums[r][0] += re * value;
-        sums[r][1] += im * value;
-      }
-    }
-    values += column.height * 2 * kLanes;
+// A product in [in_blocks][height][2 vectors] -> [out_blocks][height][2 vectors] of which a tile is
+// one out block and a few rows.
+struct Product {
+  const Column& column;
+  const Vector* in;
+  Vector* out;
+
+  const Vector* weights(int64_t block) const {
+    return reinterpret_cast<const Vector*>(column.weights) + block * column.in_blocks * 4 * kLanes;
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
+
+  const float* rows(int64_t block, int64_t row) const {
+    return reinterpret_cast<const float*>(in + 2 * (block * column.height + row));
+  }
+
+  void write(int64_t block, int64_t row, Vector re, Vector im) const {
+    const auto* shift = reinterpret_cast<const Vector*>(column.shift) + 2 * block;
+    Vector* to = out + 2 * (block * column.height + row);
+    const Vector value[2] = {re * column.factor + shift[0], im * column.factor + shift[1]};
     for (int part = 0; part < 2; ++part) {
-      const Vector value = sums[r][part] * column.factor + shift[part];
-      out[2 * r + part] = value < 0.0f ? Vector{} : value;  // a NaN stays
+      to[part] = value[part] < 0.0f ? Vector{} : value[part];  // a NaN stays
+    }
+  }
+};
+
+// Adds `depth` inputs of Rows rows to sums.
+template <int Rows>
+inline void accumulate(Vector (&sums)[Rows][2], const float* values, const Vector*& weights,
+                       int depth) {
+  for (int k = 0; k < depth; ++k) {
+    const Vector re = weights[0], im = weights[1];
+    weights += 2;
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const float value = values[r * 2 * kLanes + k];
+      sums[r][0] += re * value;
+      sums[r][1] += im * value;
     }
   }
 }
 
-using GemmTile = void (*)(const Column&, const Vector*, const Vector*, const Vector*, Vector*);
-
 template <int Rows>
-struct TileTable : TileTable<Rows - 1> {
-  TileTable() { this->tiles[Rows] = gemm_tile<Rows>; }
-};
-template <>
-struct TileTable<0> {
-  GemmTile tiles[kRows + 1];
+struct PlainTile {
+  static constexpr int most = kRows;
+  static void run(const Product& product, int64_t block, int64_t row) {
+    Vector sums[Rows][2] = {};
+    const Vector* weights = product.weights(block);
+    for (int64_t b = 0; b < product.column.in_blocks; ++b) {
+      accumulate(sums, product.rows(b, row), weights, 2 * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) product.write(block, row + r, sums[r][0], sums[r][1]);
+  }
 };
 
-// in [in_blocks][height][2 vectors] -> out [out_blocks][height][2 vectors]
-void gemm(const Column& column, const Vector* in, Vector* out) {
-  static const TileTable<kRows> table;
-  const auto* weights = reinterpret_cast<const Vector*>(column.weights);
-  const auto* shift = reinterpret_cast<const Vector*>(column.shift);
-  const int64_t depth = column.in_blocks * 2 * kLanes;
-  const int64_t tiles = (column.height + kRows - 1) / kRows;
-  for (int64_t block = 0; block < column.out_blocks; ++block) {
+// In a column that is its own conjugate, rows y and -y differ in the sign of the imaginary inputs:
+// what the real ones and what the imaginary ones contribute makes two rows.
+template <int Rows>
+struct ConjugateTile {
+  static constexpr int most = kRows / 2;
+  static void run(const Product& product, int64_t block, int64_t row) {
+    Vector even[Rows][2] = {}, odd[Rows][2] = {};
+    const Vector* weights = product.weights(block);
+    for (int64_t b = 0; b < product.column.in_blocks; ++b) {
+      const float* values = product.rows(b, row);
+      accumulate(even, values, weights, kLanes);
+      accumulate(odd, values + kLanes, weights, kLanes);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const int64_t y = row + r;
+      product.write(block, y, even[r][0] + odd[r][0], even[r][1] + odd[r][1]);
+      if (y == 0) continue;
+      product.write(block, product.column.height - y, even[r][0] - odd[r][0],
+                    even[r][1] - odd[r][1]);
+    }
+  }
+};
+
+template <template <int> class Tile, int Rows = Tile<1>::most>
+struct TileTable : TileTable<Tile, Rows - 1> {
+  TileTable() { this->tiles[Rows] = Tile<Rows>::run; }
+};
+template <template <int> class Tile>
+struct TileTable<Tile, 0> {
+  void (*tiles[Tile<1>::most + 1])(const Product&, int64_t block, int64_t row);
+};
+
+// Rows [0, rows) of all out blocks, in tiles of nearly equal size.
+template <template <int> class Tile>
+void multiply(const Product& product, int64_t rows) {
+  static const TileTable<Tile> table;
+  const int64_t tiles = (rows + Tile<1>::most - 1) / Tile<1>::most;
+  for (int64_t block = 0; block < product.column.out_blocks; ++block) {
     int64_t row = 0;
-    for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal size
-      const int64_t end = column.height * (tile + 1) / tiles;
-      table.tiles[end - row](column, in + 2 * row, weights + 2 * depth * block, shift + 2 * block,
-                             out + 2 * (block * column.height + row));
-      row = end;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t next = rows * (tile + 1) / tiles;
+      table.tiles[next - row](product, block, row);
+      row = next;
     }
   }
 }
@@ -529,7 +574,12 @@ void mix_column(const Column& column) {
     Complex* to = in + block * height;
     transform(*column.down, spectrum + block * height, odd ? to : spare, odd ? spare : to, sums);
   }
-  gemm(column, &in->re, &out->re);
+  const Product product = {column, &in->re, &out->re};
+  if (column.own_conjugate) {
+    multiply<ConjugateTile>(product, height / 2 + 1);
+  } else {
+    multiply<PlainTile>(product, height);
+  }
   for (int64_t block = 0; block < column.out_blocks; ++block) {
     Complex* to = spectrum + block * height;
     transform(*column.down, out + block * height, odd ? to : spare, odd ? spare : to, sums);
