@@ -3,6 +3,7 @@
 // Both gradients are the same bits on any number of threads, because every sum has one order:
 // grad_image is cut into bands of its own rows, and each band takes its shares in the order of the
 // output's pixels; grad_flow is cut into bands of flow rows, and each adds up whole output rows.
+// Rows are done in chunks: first where their pixels lie, then channel by channel what that means.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -14,6 +15,8 @@ namespace revisage {
 namespace {
 
 constexpr std::int64_t kFlowRowsPerTask = 16;
+constexpr std::int64_t kChunk = 256;
+constexpr unsigned kAllTaps = 15;
 
 struct RowRange {
   std::int64_t first, last;  // both inclusive
@@ -51,17 +54,20 @@ class WarpGradient {
   // Adds the shares of output row (n, y) to the rows [begin, end) of grad_image.
   void add_image_row(std::int64_t n, std::int64_t y, std::int64_t begin, std::int64_t end) const {
     const FlowRow flow(*this, n, y);
-    const float* grad = out_pixel(static_cast<const float*>(task_.grad), n, y);
-    float* image = image_of(task_.grad_image, n);
-    for (std::int64_t x = 0; x < task_.columns; ++x, grad += pixel_stride_) {
-      const Taps taps(*this, flow.at(x), x, y);
-      for (int t = 0; t < 4; ++t) {
-        const std::int64_t row = taps.row[t >> 1];
-        if (row < begin || row >= end || !taps.inside[t]) continue;
-        const float weight = taps.weight_x[t & 1] * taps.weight_y[t >> 1];
-        float* to = image + (row * task_.width + taps.column[t & 1]) * pixel_stride_;
-        for (std::int64_t c = 0; c < task_.channels; ++c) {
-          to[c * image_plane_] += grad[c * out_plane_] * weight;
+    Chunk chunk;
+    for (std::int64_t x = 0; x < task_.columns; x += kChunk) {
+      chunk.place(*this, flow, x, y, begin, end);
+      for (std::int64_t c = 0; c < task_.channels; ++c) {
+        const float* grad = out_row(task_.grad, n, y, c) + x * pixel_stride_;
+        float* image = image_plane(task_.grad_image, n, c);
+        for (std::int64_t i = 0; i < chunk.count; ++i) {
+          const float g = grad[i * pixel_stride_];
+          const float left = g * chunk.weight_x[0][i], right = g * chunk.weight_x[1][i];
+          const float share[4] = {left * chunk.weight_y[0][i], right * chunk.weight_y[0][i],
+                                  left * chunk.weight_y[1][i], right * chunk.weight_y[1][i]};
+          for (int t = 0; t < 4; ++t) {
+            if (chunk.taps[i] >> t & 1) image[chunk.offset[t][i]] += share[t];
+          }
         }
       }
     }
@@ -70,37 +76,34 @@ class WarpGradient {
   // Adds the gradient in the flow of output row (n, y), brought to the flow's columns.
   void add_flow_row(std::int64_t n, std::int64_t y, std::vector<double>& line) const {
     const FlowRow flow(*this, n, y);
-    const float* grad = out_pixel(static_cast<const float*>(task_.grad), n, y);
-    const float* image = image_of(static_cast<const float*>(task_.image), n);
-    for (std::int64_t x = 0; x < task_.columns; ++x, grad += pixel_stride_) {
-      const Step step = flow.at(x);
-      const Taps taps(*this, step, x, y);
-      float along_x = 0.0f, along_y = 0.0f;
+    Chunk chunk;
+    for (std::int64_t x = 0; x < task_.columns; x += kChunk) {
+      chunk.place(*this, flow, x, y, 0, task_.height);
+      float along_x[kChunk] = {}, along_y[kChunk] = {};
       for (std::int64_t c = 0; c < task_.channels; ++c) {
-        float value[4];
-        for (int t = 0; t < 4; ++t) {
-          const std::int64_t pixel = taps.row[t >> 1] * task_.width + taps.column[t & 1];
-          value[t] = taps.inside[t] ? image[pixel * pixel_stride_ + c * image_plane_] : 0.0f;
+        const float* grad = out_row(task_.grad, n, y, c) + x * pixel_stride_;
+        const float* image = image_plane(static_cast<const float*>(task_.image), n, c);
+        for (std::int64_t i = 0; i < chunk.count; ++i) {
+          float value[4];
+          for (int t = 0; t < 4; ++t) {
+            value[t] = chunk.taps[i] >> t & 1 ? image[chunk.offset[t][i]] : 0.0f;
+          }
+          const float upper = value[1] - value[0], lower = value[3] - value[2];
+          const float left = value[2] - value[0], right = value[3] - value[1];
+          const float g = grad[i * pixel_stride_];
+          along_x[i] += g * (upper * chunk.weight_y[0][i] + lower * chunk.weight_y[1][i]);
+          along_y[i] += g * (left * chunk.weight_x[0][i] + right * chunk.weight_x[1][i]);
         }
-        const float upper = value[1] - value[0], lower = value[3] - value[2];
-        const float left = value[2] - value[0], right = value[3] - value[1];
-        const float times = grad[c * out_plane_];
-        along_x += times * (upper * taps.weight_y[0] + lower * taps.weight_y[1]);
-        along_y += times * (left * taps.weight_x[0] + right * taps.weight_x[1]);
       }
-      if (!moves(step.dx)) along_x = 0.0f;
-      if (!moves(step.dy)) along_y = 0.0f;
-      const SplitPosition& at = columns_[static_cast<std::size_t>(x)];
-      add(line, at.whole, 1.0f - at.fraction, along_x, along_y);
-      add(line, std::min(at.whole + 1, task_.flow_columns - 1), at.fraction, along_x, along_y);
+      for (std::int64_t i = 0; i < chunk.count; ++i) {
+        if (!chunk.moves_x[i]) along_x[i] = 0.0f;
+        if (!chunk.moves_y[i]) along_y[i] = 0.0f;
+        const SplitPosition& at = columns_[static_cast<std::size_t>(x + i)];
+        const std::int64_t next = std::min(at.whole + 1, task_.flow_columns - 1);
+        add(line, at.whole, 1.0f - at.fraction, along_x[i], along_y[i]);
+        add(line, next, at.fraction, along_x[i], along_y[i]);
+      }
     }
-  }
-
-  float* image_of(float* images, std::int64_t n) const {
-    return images + n * task_.height * task_.width * task_.channels;
-  }
-  const float* image_of(const float* images, std::int64_t n) const {
-    return images + n * task_.height * task_.width * task_.channels;
   }
 
  private:
@@ -144,27 +147,49 @@ class WarpGradient {
     float gy_;
   };
 
-  // The four taps of output pixel (x, y): t & 1 is right, t >> 1 is below.
-  struct Taps {
-    Taps(const WarpGradient& warp, Step step, std::int64_t x, std::int64_t y) {
+  // The taps of up to kChunk pixels of one output row: t & 1 is right, t >> 1 is below.
+  struct Chunk {
+    // Pixels from (x, y) on. Taps outside of the rows [begin, end) are left out, as are those that
+    // read as 0.
+    void place(const WarpGradient& warp, const FlowRow& flow, std::int64_t x, std::int64_t y,
+               std::int64_t begin, std::int64_t end) {
       const FlowWarpBackwardTask& task = warp.task_;
-      const SplitPosition across = split_position(step.dx), down = split_position(step.dy);
-      weight_x[0] = 1.0f - (weight_x[1] = across.fraction);
-      weight_y[0] = 1.0f - (weight_y[1] = down.fraction);
-      bool column_inside[2], row_inside[2];
-      for (int k = 0; k < 2; ++k) {
-        const std::int64_t c = across.whole + x + k, r = down.whole + y + k;
-        column[k] = warp.fold(c, task.width);
-        row[k] = warp.fold(r, task.height);
-        column_inside[k] = task.padding != Padding::zero || (c >= 0 && c < task.width);
-        row_inside[k] = task.padding != Padding::zero || (r >= 0 && r < task.height);
+      const bool zero = task.padding == Padding::zero;
+      count = std::min(kChunk, task.columns - x);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const Step step = flow.at(x + i);
+        const SplitPosition across = split_position(step.dx), down = split_position(step.dy);
+        weight_x[0][i] = 1.0f - (weight_x[1][i] = across.fraction);
+        weight_y[0][i] = 1.0f - (weight_y[1][i] = down.fraction);
+        moves_x[i] = moves(step.dx);
+        moves_y[i] = moves(step.dy);
+        taps[i] = kAllTaps;
+        const std::int64_t left = across.whole + x + i, top = down.whole + y;
+        if (left >= 0 && left + 1 < task.width && top >= begin && top + 1 < end) {
+          const std::int64_t stride = warp.pixel_stride_, at = (top * task.width + left) * stride;
+          offset[0][i] = at;
+          offset[1][i] = at + stride;
+          offset[2][i] = at + task.width * stride;
+          offset[3][i] = at + (task.width + 1) * stride;
+          continue;
+        }
+        std::int64_t at_column[2], at_row[2];
+        for (int k = 0; k < 2; ++k) {
+          const std::int64_t c = left + k, r = top + k;
+          const std::int64_t column = warp.fold(c, task.width), row = warp.fold(r, task.height);
+          if (zero && c != column) taps[i] &= k == 0 ? 10u : 5u;
+          if ((zero && r != row) || row < begin || row >= end) taps[i] &= k == 0 ? 12u : 3u;
+          at_column[k] = column * warp.pixel_stride_;
+          at_row[k] = row * task.width * warp.pixel_stride_;
+        }
+        for (int t = 0; t < 4; ++t) offset[t][i] = at_row[t >> 1] + at_column[t & 1];
       }
-      for (int t = 0; t < 4; ++t) inside[t] = column_inside[t & 1] && row_inside[t >> 1];
     }
 
-    std::int64_t column[2], row[2];
-    float weight_x[2], weight_y[2];
-    bool inside[4];
+    std::int64_t count, offset[4][kChunk];
+    float weight_x[2][kChunk], weight_y[2][kChunk];
+    std::uint8_t taps[kChunk];  // bit t: tap t counts
+    bool moves_x[kChunk], moves_y[kChunk];
   };
 
   static bool moves(float step) { return std::fabs(step) < 1073741824.0f; }  // a NaN does not
@@ -173,9 +198,16 @@ class WarpGradient {
     return fold_index(index, size, task_.padding == Padding::reflect);
   }
 
-  const float* out_pixel(const float* out, std::int64_t n, std::int64_t y) const {
-    return out + n * task_.rows * task_.columns * task_.channels +
-           y * task_.columns * pixel_stride_;
+  // The first sample of channel c in row y of image n.
+  const float* out_row(const void* out, std::int64_t n, std::int64_t y, std::int64_t c) const {
+    return static_cast<const float*>(out) + n * task_.rows * task_.columns * task_.channels +
+           y * task_.columns * pixel_stride_ + c * out_plane_;
+  }
+
+  // The first sample of channel c in image n.
+  template <typename Sample>
+  Sample* image_plane(Sample* images, std::int64_t n, std::int64_t c) const {
+    return images + n * task_.height * task_.width * task_.channels + c * image_plane_;
   }
 
   static void add(std::vector<double>& line, std::int64_t column, float weight, float along_x,
@@ -206,7 +238,7 @@ void grad_image_cpu(const FlowWarpBackwardTask& task, const WarpGradient& gradie
     const std::int64_t n = index / bands, band = index % bands;
     const std::int64_t begin = task.height * band / bands, end = task.height * (band + 1) / bands;
     const std::int64_t line = task.width * (task.interleaved ? task.channels : 1);
-    float* image = gradient.image_of(task.grad_image, n);
+    float* image = task.grad_image + n * task.height * task.width * task.channels;
     for (std::int64_t plane = 0; plane < (task.interleaved ? 1 : task.channels); ++plane) {
       std::fill(image + (plane * task.height + begin) * line,
                 image + (plane * task.height + end) * line, 0.0f);
