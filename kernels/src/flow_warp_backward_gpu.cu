@@ -6,6 +6,7 @@
 // pixel are often the left taps of the next, and in a smaller flow runs of pixels have one column.
 #include "cuda_check.h"
 #include "cuda_launch.h"
+#include "cuda_vectors.h"
 #include "flow_warp_device.h"
 
 namespace revisage {
@@ -100,8 +101,17 @@ __global__ void __launch_bounds__(kLanes* kRows) flow_warp_backward_kernel(const
                          (y * task.columns + x) * pixel_stride;
     const std::int64_t image_at = n * image_plane * task.channels;
     for (std::int64_t c = 0; c < task.channels; ++c) {
-      const float g = exists ? Traits::load(grad[c * out_step]) : 0.0f;
       const std::int64_t at = image_at + c * image_step;
+      const float g = exists ? Traits::load(load_cached<1>(grad + c * out_step).sample[0]) : 0.0f;
+      if (task.grad_flow != nullptr) {
+        const Sample* image = static_cast<const Sample*>(task.image) + at;
+        float value[4];
+        for (int t = 0; t < 4; ++t) {
+          value[t] = inside[t] ? Traits::load(load_cached<1>(image + offsets[t]).sample[0]) : 0.0f;
+        }
+        along_x += g * ((value[1] - value[0]) * wy[0] + (value[3] - value[2]) * wy[1]);
+        along_y += g * ((value[2] - value[0]) * wx[0] + (value[3] - value[1]) * wx[1]);
+      }
       if (task.grad_image != nullptr) {
         float shares[4];
         for (int t = 0; t < 4; ++t) shares[t] = g * (wx[t & 1] * wy[t >> 1]);
@@ -115,13 +125,6 @@ __global__ void __launch_bounds__(kLanes* kRows) flow_warp_backward_kernel(const
           add_to_image(task.grad_image + at, offsets[t], shares[t],
                        inside[t] && !((t & 1) != 0 && passed_on));
         }
-      }
-      if (task.grad_flow != nullptr) {
-        const Sample* image = static_cast<const Sample*>(task.image) + at;
-        float value[4];
-        for (int t = 0; t < 4; ++t) value[t] = inside[t] ? Traits::load(image[offsets[t]]) : 0.0f;
-        along_x += g * ((value[1] - value[0]) * wy[0] + (value[3] - value[2]) * wy[1]);
-        along_y += g * ((value[2] - value[0]) * wx[0] + (value[3] - value[1]) * wx[1]);
       }
     }
   }

@@ -61,7 +61,7 @@ __device__ void load_pair(const Sample* from, bool wide, Pixel<Sample, Channels>
     if (wide) return load_words(from, pair);
   }
   for (int i = 0; i < 2 * Channels; ++i) {
-    pair[i / Channels].sample[i % Channels] = from[i];
+    pair[i / Channels].sample[i % Channels] = load_cached<1>(from + i).sample[0];
   }
 }
 
@@ -183,7 +183,9 @@ __device__ void write_samples(const KernelTask& task, std::int64_t n, int y, int
     for (int j = 0; j < kPixels; ++j) {
       Sample taps[4];
       for (int t = 0; t < 4; ++t) {
-        taps[t] = (inside >> (4 * j + t) & 1u) != 0 ? image[offsets[j][t]] : Sample{};
+        taps[t] = (inside >> (4 * j + t) & 1u) != 0
+                      ? load_cached<1>(image + offsets[j][t]).sample[0]
+                      : Sample{};
       }
       const TapMixer<Sample> mixer(places[j].fx, places[j].fy);
       const int at = j * kLanes + static_cast<int>(threadIdx.x);
