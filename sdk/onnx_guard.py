@@ -22,7 +22,7 @@ MAX_TENSOR_VALUES = 1 << 29
 # Field numbers of onnx.proto.
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 1, 7, 8, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_ATTRIBUTE, _FUNCTION_NAME, _FUNCTION_NODE = 5, 1, 7
+_NODE_ATTRIBUTE, _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 5, 1, 7, 10
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS, _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 5, 10, 22, 23
 _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 _SPARSE_VALUES, _SPARSE_INDICES = 1, 2
@@ -152,15 +152,14 @@ def check_model_bytes(model: bytes, where: str) -> None:
         raise BundleError(f"{where}: {error}") from None
 
 
-def function_names(model: bytes) -> tuple[str, ...]:
-    """Names of the functions that a checked model defines, sorted."""
-    return tuple(
-        sorted(
-            bytes(name).decode()
-            for _, function in _messages(memoryview(model), _MODEL_FUNCTIONS)
-            for _, name in _messages(function, _FUNCTION_NAME)
-        )
-    )
+def function_names(model: bytes, domain: str) -> set[str]:
+    """Names of the functions of `domain` that a checked model defines."""
+    names = set()
+    for _, function in _messages(memoryview(model), _MODEL_FUNCTIONS):
+        fields = {n: bytes(v) for n, v in _messages(function, _FUNCTION_NAME, _FUNCTION_DOMAIN)}
+        if fields.get(_FUNCTION_DOMAIN) == domain.encode():
+            names.add(fields.get(_FUNCTION_NAME, b"").decode(errors="replace"))
+    return names
 
 
 def _check_model(model: memoryview) -> None:

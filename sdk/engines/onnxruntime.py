@@ -38,6 +38,7 @@ from revisage.onnx_guard import function_names
 __all__ = ["OnnxRuntimeEngine", "cuda_obstacle", "operators_obstacle", "usable_cores"]
 
 PRECISIONS = ("fp32",)
+OPERATORS = {"FeatureBlend", "FftConv", "FlowWarp"}  # see Note [Operators of ours]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -120,7 +121,8 @@ class OnnxRuntimeEngine(Engine):
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.force_spinning_stop", "1")
         model = self.bundle.read()
-        self.operators = self._register_operators(function_names(model), options)
+        ours = sorted(OPERATORS & function_names(model, "revisage"))
+        self.operators = self._register_operators(ours, options)
         providers: list[Any] = [_PROVIDERS["cpu"]]
         if self.device == "cuda":
             # TF32 keeps 10 bits of mantissa: precision "fp32" has to mean what it says.
@@ -151,7 +153,7 @@ class OnnxRuntimeEngine(Engine):
                 )
         self._session = session
 
-    def _register_operators(self, names: tuple[str, ...], options: Any) -> dict[str, str]:
+    def _register_operators(self, names: list[str], options: Any) -> dict[str, str]:
         """Let our kernels run the operators `names`, where wanted; see Note [Operators of ours]."""
         library = onnxruntime_library() if self.device == "cpu" else None
         if names and self._wanted_operators == "native" and library is None:

@@ -21,6 +21,7 @@ from revisage.export import export_bundle
 from revisage.export.onnx_from_torch import OPSET, check_portable
 from revisage.export.portable_functions import attach_functions
 from revisage.export.torch_export import exported_model
+from revisage.onnx_guard import function_names
 from revisage.training.ops import feature_blend, fft_conv, flow_warp
 from tests.export.toy_network import ToyFiller, toy_fields, toy_references
 
@@ -164,6 +165,15 @@ def test_a_function_of_another_domain_is_refused() -> None:
     model.opset_import.add(domain="own", version=1)
     with pytest.raises(EngineError, match="function 'Magic'"):
         check_portable(model)
+
+
+def test_the_runtime_finds_our_functions_and_no_others() -> None:
+    model = one_node("FftConv", {"x": [1, 2, 4, 4], "w": [4, 4], "scale": [4], "shift": [4]})
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    versions = [helper.make_opsetid("", OPSET)]
+    model.functions.append(helper.make_function("own", "FlowWarp", ["a"], ["b"], body, versions))
+    assert function_names(model.SerializeToString(), "revisage") == {"FftConv"}
+    assert function_names(model.SerializeToString(), "own") == {"FlowWarp"}
 
 
 # --- the CPU engine ------------------------------------------------------------------------------

@@ -65,6 +65,23 @@ def test_doctor_says_what_works(shipped: Path, capsys: pytest.CaptureFixture[str
         assert word in out
 
 
+@pytest.mark.parametrize(
+    ("library", "said"),
+    [(None, "networks run their portable graphs: this Revisage was built without"), ("x.so", "ok")],
+)
+def test_doctor_says_who_runs_our_operators(
+    library: str | None,
+    said: str,
+    shipped: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("revisage.engines.onnxruntime.onnxruntime_library", lambda: library)
+    main(["doctor"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "in ONNX Runtime" in line)
+    assert said in line
+
+
 def test_doctor_fails_where_a_model_is_damaged(
     shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from skimage import data
 from skimage.filters import sato
 
 import revisage as rv
+from revisage import kernels
 from revisage.alignment import square_matrix, transform_points
 from revisage.cli import main
 from revisage.operations.region import fill_polygon
@@ -116,6 +117,9 @@ def test_receipt_names_all_four_networks(result: rv.Result) -> None:
     }
     assert all(len(digest) == 64 for digest in receipt.models.values())
     assert (receipt.device, receipt.precision) == ("cpu", "fp32")
+    ours = "portable" if kernels.onnxruntime_library() is None else "native"
+    assert receipt.operators == receipt.to_dict()["operators"] == {"FftConv": ours}
+    assert ours in str(receipt)
 
 
 def test_a_photo_of_nobody_is_one_line_and_no_file(
