@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,23 @@ def test_the_library_is_told_which_stream_will_read(native: str, stream: Any, to
     with without_gpu():
         warp(out, image, stream=stream)
     assert image.streams == out.streams == [told]
+
+
+class CupyArray(Producer):
+    """What `_current_stream` needs of one."""
+
+    device = SimpleNamespace(id=3)
+
+
+def test_the_default_stream_is_the_current_one_of_the_library(
+    native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = SimpleNamespace(get_current_stream=lambda device: SimpleNamespace(ptr=4096 + device))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=CupyArray, cuda=streams))
+    image, out = CupyArray((5, 6, 3)), CupyArray((5, 6, 3), address=1 << 21)
+    with without_gpu():
+        warp(out, image)
+    assert image.streams == out.streams == [4099]
 
 
 def test_strides_of_c_order_are_accepted(native: str) -> None:
