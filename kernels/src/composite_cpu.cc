@@ -2,7 +2,6 @@
 // of place they are copied first, a row at a time, so that the photo is read once and written once.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "composite_kernels.h"
@@ -16,8 +15,6 @@ namespace revisage {
 namespace {
 
 constexpr std::int64_t kRowsPerTask = 16;
-// Photos of more bytes have left the caches before anybody reads the result.
-constexpr std::int64_t kStreamedBytes = 8 << 20;
 // Rows of the square that a planar edit goes through for a few pixels of the photo; where a turned
 // square needs more, its pixels are faster one by one.
 constexpr double kMostRows = 6;
@@ -95,126 +92,73 @@ void narrow_span(double slope, double offset, std::int64_t size, std::int64_t& b
   while (begin < end && !inside(end - 1)) --end;
 }
 
-class Compositor {
- public:
-  Compositor(const CompositeTask& task, int threads, Workspace& workspace)
-      : task_(task),
-        edit_row_(edit_row_of(task.dtype)),
-        sample_bytes_(sample_bytes(task.dtype)),
-        row_bytes_(static_cast<std::size_t>(task.width * task.channels) * sample_bytes_),
-        stream_(static_cast<std::int64_t>(row_bytes_) * task.height > kStreamedBytes) {
-    first_row_ = in_place() ? task.y0 : 0;
-    end_row_ = in_place() ? task.y1 : task.height;
-    bands_ = (end_row_ - first_row_ + kRowsPerTask - 1) / kRowsPerTask;
-    threads_ = resolve_threads(threads, bands_);
-    pack(workspace);
-  }
-
-  void run() {
-    parallel_for(bands_, threads_, [&](std::int64_t band, int slot) {
-      const std::int64_t begin = first_row_ + band * kRowsPerTask;
-      const std::int64_t end = std::min(end_row_, begin + kRowsPerTask);
-      for (std::int64_t y = begin; y < end; ++y) composite_row(y, slot);
+// The whole edit, one PackedEdit for each kEditChannels of the delta.
+std::vector<PackedEdit> pack(const CompositeTask& task, int threads, Workspace& workspace) {
+  PackedEdit edit;
+  edit.planar = fits_planar(task);
+  edit.stride = (task.columns + 2 + kernels().lanes + 15) / 16 * 16;
+  edit.rows = task.rows;
+  edit.columns = task.columns;
+  edit.strength = task.strength;
+  const std::int64_t groups = (task.delta_channels + kEditChannels - 1) / kEditChannels;
+  const std::int64_t lines = task.rows + 2;
+  const std::int64_t floats = lines * (kEditChannels + 1) * edit.stride;  // of one group
+  float* pixels = workspace.get(static_cast<std::size_t>(groups * floats));
+  std::vector<PackedEdit> edits;
+  for (std::int64_t group = 0; group < groups; ++group, pixels += floats) {
+    const std::int64_t first_channel = group * kEditChannels;
+    edit.pixels = pixels;
+    edit.used = static_cast<int>(
+        std::min<std::int64_t>(kEditChannels, task.delta_channels - first_channel));
+    const std::int64_t planes = edit.planar ? 1 + edit.used : kEditChannels + 1;
+    parallel_for(lines, resolve_threads(threads, lines / 64), [&](std::int64_t line, int) {
+      pack_row(task, edit, first_channel, line - 1, pixels + line * planes * edit.stride);
     });
+    edits.push_back(edit);
   }
+  return edits;
+}
 
- private:
-  bool in_place() const { return task_.out == task_.original; }
-
-  void pack(Workspace& workspace) {
-    PackedEdit edit;
-    edit.planar = fits_planar(task_);
-    edit.stride = (task_.columns + 2 + kernels().lanes + 15) / 16 * 16;
-    edit.rows = task_.rows;
-    edit.columns = task_.columns;
-    edit.strength = task_.strength;
-    const std::int64_t channels = task_.delta_channels;
-    const std::int64_t groups = (channels + kEditChannels - 1) / kEditChannels;
-    const std::int64_t row_floats = (kEditChannels + 1) * edit.stride;
-    const std::int64_t lines = task_.rows + 2;
-    const auto scratch_floats = static_cast<std::int64_t>(row_bytes_ / sizeof(float) + 16);
-    float* memory = workspace.get(
-        static_cast<std::size_t>(groups * lines * row_floats + threads_ * scratch_floats));
-    for (std::int64_t group = 0; group < groups; ++group) {
-      float* pixels = memory + group * lines * row_floats;
-      edit.pixels = pixels;
-      edit.used =
-          static_cast<int>(std::min<std::int64_t>(kEditChannels, channels - group * kEditChannels));
-      const std::int64_t floats = edit.planar ? (1 + edit.used) * edit.stride : row_floats;
-      parallel_for(lines, resolve_threads(threads_, lines / 64), [&](std::int64_t line, int) {
-        pack_row(task_, edit, group * kEditChannels, line - 1, pixels + line * floats);
-      });
-      edits_.push_back(edit);
-    }
-    scratch_ = reinterpret_cast<char*>(memory + groups * lines * row_floats);
-    scratch_bytes_ = static_cast<std::size_t>(scratch_floats) * sizeof(float);
+void composite_row(const CompositeTask& task, const std::vector<PackedEdit>& edits, EditRow edit,
+                   std::int64_t y) {
+  const Affine& m = task.matrix;
+  EditedRow row;
+  row.channels = task.channels;
+  row.begin = task.x0;
+  row.end = task.x1;
+  row.a = m.a;
+  row.d = m.d;
+  row.u0 = m.b * static_cast<double>(y) + m.c;
+  row.v0 = m.e * static_cast<double>(y) + m.f;
+  narrow_span(row.a, row.u0, task.columns, row.begin, row.end);
+  narrow_span(row.d, row.v0, task.rows, row.begin, row.end);
+  for (std::size_t group = 0; group < edits.size(); ++group) {
+    const std::int64_t sample =
+        y * task.width * task.channels + static_cast<std::int64_t>(group) * kEditChannels;
+    row.samples =
+        static_cast<char*>(task.out) + static_cast<std::size_t>(sample) * sample_bytes(task.dtype);
+    row.vector_channels = group == 0 && row.channels <= 4 ? static_cast<int>(row.channels) : 0;
+    edit(edits[group], row);
   }
-
-  void composite_row(std::int64_t y, int slot) {
-    const std::size_t at = static_cast<std::size_t>(y) * row_bytes_;
-    const char* from = static_cast<const char*>(task_.original) + at;
-    char* to = static_cast<char*>(task_.out) + at;
-    EditedRow row;
-    const bool edited = place(y, row);
-    if (in_place() || !stream_) {
-      if (!in_place()) std::memcpy(to, from, row_bytes_);
-      if (edited) edit(row, to);
-      return;
-    }
-    if (edited) {
-      char* scratch = scratch_ + static_cast<std::size_t>(slot) * scratch_bytes_;
-      std::memcpy(scratch, from, row_bytes_);
-      edit(row, scratch);
-      from = scratch;
-    }
-    copy_nontemporal(to, from, row_bytes_);
-  }
-
-  // Whether the edit reaches row y, and where.
-  bool place(std::int64_t y, EditedRow& row) const {
-    const Affine& m = task_.matrix;
-    if (y < task_.y0 || y >= task_.y1) return false;
-    row.channels = task_.channels;
-    row.begin = task_.x0;
-    row.end = task_.x1;
-    row.a = m.a;
-    row.d = m.d;
-    row.u0 = m.b * static_cast<double>(y) + m.c;
-    row.v0 = m.e * static_cast<double>(y) + m.f;
-    narrow_span(row.a, row.u0, task_.columns, row.begin, row.end);
-    narrow_span(row.d, row.v0, task_.rows, row.begin, row.end);
-    return row.begin < row.end;
-  }
-
-  void edit(EditedRow& row, char* samples) const {
-    for (std::size_t group = 0; group < edits_.size(); ++group) {
-      row.samples = samples + group * kEditChannels * sample_bytes_;
-      row.vector_channels = group == 0 && row.channels <= 4 ? static_cast<int>(row.channels) : 0;
-      edit_row_(edits_[group], row);
-    }
-  }
-
-  const CompositeTask& task_;
-  EditRow edit_row_;
-  std::size_t sample_bytes_, row_bytes_;
-  bool stream_;  // what is written leaves the caches
-  std::int64_t first_row_ = 0, end_row_ = 0, bands_ = 0;
-  int threads_ = 1;
-  std::vector<PackedEdit> edits_;  // one for each kEditChannels of the delta
-  char* scratch_ = nullptr;        // a row of the photo for each thread
-  std::size_t scratch_bytes_ = 0;
-};
+}
 
 }  // namespace
 
 void composite_cpu(const CompositeTask& task, int threads) {
-  if (task.x0 >= task.x1 || task.y0 >= task.y1 || task.strength == 0.0f) {
-    if (task.out == task.original) return;
+  if (task.out != task.original) {
     const auto samples = static_cast<std::size_t>(task.height * task.width * task.channels);
-    return copy_nontemporal(task.out, task.original, samples * sample_bytes(task.dtype), threads);
+    copy_nontemporal(task.out, task.original, samples * sample_bytes(task.dtype), threads);
   }
+  if (task.x0 >= task.x1 || task.y0 >= task.y1 || task.strength == 0.0f) return;
   thread_local Workspace workspace;
-  Compositor(task, threads, workspace).run();
+  const std::vector<PackedEdit> edits = pack(task, threads, workspace);
+  const EditRow edit = edit_row_of(task.dtype);
+  const std::int64_t bands = (task.y1 - task.y0 + kRowsPerTask - 1) / kRowsPerTask;
+  parallel_for(bands, resolve_threads(threads, bands), [&](std::int64_t band, int) {
+    const std::int64_t begin = task.y0 + band * kRowsPerTask;
+    const std::int64_t end = std::min(task.y1, begin + kRowsPerTask);
+    for (std::int64_t y = begin; y < end; ++y) composite_row(task, edits, edit, y);
+  });
   workspace.trim();
 }
 

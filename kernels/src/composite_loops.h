@@ -14,7 +14,6 @@ namespace {
 constexpr int kMaxChannels = 4;  // of photos whose samples are edited as vectors
 
 typedef float Float4 __attribute__((vector_size(16)));
-typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 typedef uint16_t Shorts __attribute__((vector_size(2 * kLanes)));
 typedef int16_t SignedShorts __attribute__((vector_size(2 * kLanes)));
 
@@ -41,27 +40,68 @@ inline int64_t floor_to_int(double value) {
 
 inline Ints touched(Floats change) { return (change < 0.0f) | (change > 0.0f); }  // not by 0 or NaN
 
-// The bits of `after`, where `change` touches the sample, else those of `before`.
 inline Floats choose(Ints mask, Floats yes, Floats no) { return mask ? yes : no; }
 
-template <typename Narrow>
-inline void change_whole_numbers(void* samples, Floats change, float full_range) {
-  const Narrow before = load_as<Narrow>(samples);
-  const Floats exact = __builtin_convertvector(__builtin_convertvector(before, Ints), Floats);
-  const Floats kept = choose(touched(change), change, Floats{});  // adding 0 keeps whole numbers
-  Floats value = exact + kept * full_range;
+// Whole numbers as floats, and back from the low bits of `whole`.
+#if defined(__AVX512F__)
+inline Floats load_whole(const uint8_t* from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_as<__m128i>(from)));
+}
+inline Floats load_whole(const uint16_t* from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(load_as<__m256i>(from)));
+}
+inline void store_whole(uint8_t* to, Ints whole) {
+  store_as(to, _mm512_cvtepi32_epi8((__m512i)whole));
+}
+inline void store_whole(uint16_t* to, Ints whole) {
+  store_as(to, _mm512_cvtepi32_epi16((__m512i)whole));
+}
+#elif defined(__AVX2__)
+inline Floats load_whole(const uint8_t* from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+}
+inline Floats load_whole(const uint16_t* from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(load_as<__m128i>(from)));
+}
+inline __m128i low_halves(Ints whole) {
+  const __m256i low = (__m256i)(whole & 0xFFFF);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x88));
+}
+inline void store_whole(uint8_t* to, Ints whole) {
+  const __m128i low = low_halves(whole);
+  _mm_storel_epi64((__m128i*)to, _mm_packus_epi16(low, low));
+}
+inline void store_whole(uint16_t* to, Ints whole) { store_as(to, low_halves(whole)); }
+#else
+template <typename Sample>
+inline Floats load_whole(const Sample* from) {
+  Floats value;
+  for (int lane = 0; lane < kLanes; ++lane) value[lane] = from[lane];
+  return value;
+}
+template <typename Sample>
+inline void store_whole(Sample* to, Ints whole) {
+  for (int lane = 0; lane < kLanes; ++lane) to[lane] = static_cast<Sample>(whole[lane]);
+}
+#endif
+
+// Adding 0 keeps whole numbers.
+template <typename Sample>
+inline void change_whole_numbers(Sample* samples, Floats change, float full_range) {
+  const Floats kept = choose(touched(change), change, Floats{});
+  Floats value = load_whole(samples) + kept * full_range;
   value = value < 0.0f ? Floats{} : value;
   value = value > full_range ? Floats{} + full_range : value;
   // Rounds half to even: the sum of 1.5 * 2^23 has no fraction bits, and value in its low ones.
-  store_as(samples, __builtin_convertvector((Ints)(value + 12582912.0f), Narrow));
+  store_whole(samples, (Ints)(value + 12582912.0f));
 }
 
 inline void change_samples(uint8_t* samples, Floats change) {
-  change_whole_numbers<Bytes>(samples, change, 255.0f);
+  change_whole_numbers(samples, change, 255.0f);
 }
 
 inline void change_samples(uint16_t* samples, Floats change) {
-  change_whole_numbers<Shorts>(samples, change, 65535.0f);
+  change_whole_numbers(samples, change, 65535.0f);
 }
 
 inline void change_samples(float* samples, Floats change) {
@@ -219,8 +259,9 @@ inline void interleave(const Floats* planes, float* samples) {
 // count. The taps of one row of the square lie within one vector; pixels of a turned square take
 // theirs from several rows.
 template <int Channels>
-inline bool changes_by_lanes(const PackedEdit& edit, const EditedRow& row, int64_t x, int count,
-                             float* changes) {
+__attribute__((always_inline)) inline bool changes_by_lanes(const PackedEdit& edit,
+                                                            const EditedRow& row, int64_t x,
+                                                            int count, float* changes) {
   const Positions across(row.a, row.u0, x), down(row.d, row.v0, x);
   const auto low_and_high = [x, count](double slope, double offset, int64_t& low, int64_t& high) {
     low = floor_to_int(slope * static_cast<double>(x) + offset);

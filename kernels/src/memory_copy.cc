@@ -15,13 +15,9 @@ namespace {
 
 constexpr std::int64_t kBytesPerTask = 2 << 20;
 
-}  // namespace
-
 #ifdef REVISAGE_X86
 // Four stores fill a line of the cache, so wider vectors gain nothing.
-void copy_nontemporal(void* out_bytes, const void* in_bytes, std::size_t bytes) {
-  auto* out = static_cast<char*>(out_bytes);
-  const auto* in = static_cast<const char*>(in_bytes);
+void copy_part(char* out, const char* in, std::size_t bytes) {
   constexpr std::size_t kLine = 64;
   constexpr std::size_t kAhead = 2048;  // a little more than the hardware's own prefetchers
   const std::size_t past = reinterpret_cast<std::uintptr_t>(out) % kLine;
@@ -38,8 +34,10 @@ void copy_nontemporal(void* out_bytes, const void* in_bytes, std::size_t bytes) 
   _mm_sfence();
 }
 #else
-void copy_nontemporal(void* out, const void* in, std::size_t bytes) { std::memcpy(out, in, bytes); }
+void copy_part(char* out, const char* in, std::size_t bytes) { std::memcpy(out, in, bytes); }
 #endif
+
+}  // namespace
 
 void copy_nontemporal(void* out, const void* in, std::size_t bytes, int threads) {
   const auto total = static_cast<std::int64_t>(bytes);
@@ -47,8 +45,8 @@ void copy_nontemporal(void* out, const void* in, std::size_t bytes, int threads)
   parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
     const std::int64_t begin = index * kBytesPerTask;
     const std::int64_t size = std::min(kBytesPerTask, total - begin);
-    copy_nontemporal(static_cast<char*>(out) + begin, static_cast<const char*>(in) + begin,
-                     static_cast<std::size_t>(size));
+    copy_part(static_cast<char*>(out) + begin, static_cast<const char*>(in) + begin,
+              static_cast<std::size_t>(size));
   });
 }
 

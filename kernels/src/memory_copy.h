@@ -10,7 +10,4 @@ namespace revisage {
 // overlap.
 void copy_nontemporal(void* out, const void* in, std::size_t bytes, int threads);
 
-// The same in the calling thread alone.
-void copy_nontemporal(void* out, const void* in, std::size_t bytes);
-
 }  // namespace revisage

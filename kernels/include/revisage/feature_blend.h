@@ -17,8 +17,8 @@ struct FeatureBlendGradients {
   Array style, image, spatial_logits, channel_logits;
 };
 
-// grad: [N, C, H, W], the gradient of out and of its dtype; the other inputs as above. The gradients overlap
-// neither each other nor an input. Throws ShapeError, OptionError, DeviceError.
+// grad: [N, C, H, W], the gradient of out and of its dtype; the other inputs as above. The
+// gradients overlap neither each other nor an input. Throws ShapeError, OptionError, DeviceError.
 void feature_blend_backward(const FeatureBlendGradients& gradients, const Array& grad,
                             const Array& style, const Array& image, const Array& spatial_logits,
                             const Array& channel_logits, float strength,
