@@ -51,8 +51,8 @@ def cpu_isa() -> str:
 def set_cpu_isa(name: str) -> None:
     """Choose the instruction set of the native CPU kernels, for the whole process.
 
-    Not while kernels run in another thread. Results of `fft_conv` may differ in the last bits from
-    one set to another; those of `composite` and `flow_warp` do not.
+    Not while kernels run in another thread. Results of `fft_conv` and `feature_blend` may differ in
+    the last bits from one set to another; those of `composite` and `flow_warp` do not.
 
     Raises:
         DeviceError: the native kernels are not built.

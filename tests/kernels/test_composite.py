@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from revisage import kernels
 from revisage.errors import DeviceError, OptionError, ShapeError
+from revisage.kernels import _dispatch
+from tests.kernels.fuzzing import Block
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 DTYPES = ["uint8", "uint16", "float16", "float32"]
@@ -158,6 +161,57 @@ def test_native_equals_reference_bit_for_bit(
     for threads in (1, 2, 7):
         again = kernels.composite(photo, delta, mask, matrix, strength, threads=threads)
         assert np.array_equal(bits(again), bits(native))
+
+
+PLACEMENTS = {
+    "covers the photo": [[0.13, 0.0, 0.2], [0.0, 0.2, 0.1]],
+    "mirrored": [[-0.3, 0.0, 38.0], [0.0, 0.5, -3.0]],
+    "turned": [[0.31, 0.06, -4.0], [-0.06, 0.31, 5.0]],
+    "turned far": [[0.4, 0.35, -9.0], [-0.35, 0.4, 20.0]],
+    "upright": [[0.0, 0.5, 3.0], [-0.2, 0.0, 40.0]],
+    "shrunk": [[1.7, 0.1, -30.0], [-0.1, 1.7, 2.0]],
+    "whole pixels": [[1.0, 0.0, -5.0], [0.0, 1.0, -2.0]],
+}
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_instruction_set_gives_the_same_bits(
+    isa: str, dtype: str, name: str, random: np.random.Generator
+) -> None:
+    """Between guard pages, in place and not, with every number of channels."""
+    delta, mask = random_edit(random, 37, 41, channels=5)
+    delta[5:9, 10:30] = 0
+    for channels, edited in [(1, 1), (2, 1), (3, 3), (3, 2), (4, 3), (4, 4), (5, 5), (3, 1)]:
+        photo = random_photo(random, (67, 129, channels), dtype)
+        edit = delta[..., :edited].copy(), mask, np.array(PLACEMENTS[name]), 0.9
+        expected = kernels.composite(photo, *edit, impl="reference")
+        assert not np.array_equal(bits(expected), bits(photo))
+        for at_end, threads in [(True, 1), (False, 3)]:
+            block = Block(photo.nbytes, at_end)
+            placed = block.view(photo.dtype, photo.shape)
+            placed[...] = photo
+            kernels.composite_into(placed, placed, *edit, threads=threads)
+            assert np.array_equal(bits(placed), bits(expected))
+            kernels.composite_into(placed, photo, *edit, threads=threads)
+            assert np.array_equal(bits(placed), bits(expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_changes_that_are_no_numbers(isa: str, dtype: str, random: np.random.Generator) -> None:
+    """The public function refuses them; the kernel keeps to the note: NaN touches nothing."""
+    delta, mask = random_edit(random, 12, 40)
+    delta[3, 5:30:7] = np.nan
+    delta[6, ::9] = np.inf
+    mask[8, 10:14] = np.nan
+    photo = random_photo(random, (60, 130, 3), dtype)
+    matrix = (0.3, 0.0, 0.4, 0.0, 0.2, 0.1)
+    native, twin = photo.copy(), photo.copy()
+    reference = importlib.import_module("revisage.kernels.composite")._reference
+    with np.errstate(invalid="ignore"):
+        reference(twin, photo, delta, mask, matrix, 0.5)
+    _dispatch._native.composite_into(native, native, delta, mask, matrix, 0.5, 1, 0)
+    assert np.array_equal(bits(native), bits(twin))
 
 
 @settings(max_examples=60, deadline=None)

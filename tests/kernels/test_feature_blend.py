@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from revisage import kernels
 from revisage.errors import DeviceError, OptionError, ShapeError
+from tests.kernels.fuzzing import Block
 
 NAMES = ("style", "image", "spatial_logits", "channel_logits")
 TOLERANCE = 2e-6  # of the larger feature: a few roundings, and exp of two libraries
@@ -119,6 +120,79 @@ def test_native_agrees_with_reference(
     for threads in (1, 2, 5):
         again = kernels.feature_blend(**inputs, strength=strength, threads=threads)
         assert np.array_equal(again, native)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 7, 9), (2, 33, 13, 17), (1, 3, 150, 81)])
+def test_every_instruction_set(
+    isa: str, shape: tuple[int, int, int, int], random: np.random.Generator
+) -> None:
+    inputs = random_inputs(random, *shape)
+    grad = random.standard_normal(shape).astype(np.float32)
+    native = kernels.feature_blend(**inputs, strength=0.8)
+    twin = kernels.feature_blend(**inputs, strength=0.8, impl="reference")
+    assert np.abs(native - twin).max() <= TOLERANCE * np.abs(twin).max() * 3
+    gradients = kernels.feature_blend_backward(grad, **inputs, strength=0.8)
+    expected = kernels.feature_blend_backward(grad, **inputs, strength=0.8, impl="reference")
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert np.abs(gradient - wanted).max() <= 1e-5 * max(1, np.abs(wanted).max())
+
+
+def placed(shape: tuple[int, ...], skip: int) -> np.ndarray:
+    """An array of NaN that ends at a page without access, `skip` floats from the page's start."""
+    size = 4 * int(np.prod(shape))
+    block = Block(size + (-size - 4 * skip) % 64, at_end=True)
+    array = block.view(np.dtype(np.float32), shape, 0)
+    array[...] = np.nan
+    return array
+
+
+def test_large_outputs_at_any_alignment(isa: str, random: np.random.Generator) -> None:
+    """What is written past the caches has the bits of what is not, wherever it lies."""
+    shape = (1, 9, 500, 501)
+    inputs = random_inputs(random, *shape)
+    expected = inputs["style"].copy()
+    in_place = {**inputs, "style": expected}
+    kernels.feature_blend_into(expected, **in_place, strength=0.7)
+    for skip in (0, 1, 7, 15):
+        out = placed(shape, skip)
+        assert out.ctypes.data % 64 == 4 * skip
+        kernels.feature_blend_into(out, **inputs, strength=0.7)
+        assert np.array_equal(out, expected)
+
+
+def test_large_gradients_at_any_alignment(isa: str, random: np.random.Generator) -> None:
+    shape = (2, 3, 500, 501)
+    inputs = random_inputs(random, *shape)
+    grad = random.standard_normal(shape).astype(np.float32)
+    expected = kernels.feature_blend_backward(grad, **inputs, strength=0.7)
+    small = [array[:1].copy() for array in inputs.values()]  # one image: ordinary stores
+    first = kernels.feature_blend_backward(grad[:1], *small, strength=0.7)
+    assert all(np.array_equal(a, b[:1]) for a, b in zip(first, expected, strict=True))
+    for skips in [(0, 0), (1, 1), (15, 15), (3, 8)]:
+        out = tuple(
+            placed(array.shape, skip)
+            for array, skip in zip(inputs.values(), (*skips, 0, 0), strict=True)
+        )
+        kernels.feature_blend_backward_into(out, grad, **inputs, strength=0.7, threads=2)
+        assert all(np.array_equal(a, b) for a, b in zip(out, expected, strict=True))
+
+
+def test_not_a_number_stays_where_it_is(isa: str, random: np.random.Generator) -> None:
+    """A NaN logit spoils its own pixel or channel; infinite ones choose, or are NaN as a pair."""
+    inputs = random_inputs(random, 1, 4, 5, 23)
+    inputs["spatial_logits"][0, 0, 2, 3] = np.nan
+    inputs["spatial_logits"][0, :, 0, 22] = np.inf
+    inputs["spatial_logits"][0, 1, 4, 7] = -np.inf
+    inputs["channel_logits"][0, 1, 2] = np.nan
+    inputs["channel_logits"][0, 0, 3] = np.inf
+    grad = random.standard_normal((1, 4, 5, 23)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        twin = kernels.feature_blend(**inputs, impl="reference")
+        expected = kernels.feature_blend_backward(grad, **inputs, impl="reference")
+    assert np.isnan(twin).sum() == 23 * 5 + 3 * 2
+    results = (kernels.feature_blend(**inputs), *kernels.feature_blend_backward(grad, **inputs))
+    for result, wanted in zip(results, (twin, *expected), strict=True):
+        assert np.allclose(result, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def test_in_place(impl: str, random: np.random.Generator) -> None:
