@@ -47,8 +47,10 @@ EditRow edit_row_of(DType dtype) {
 }
 
 bool fits_planar(const CompositeTask& task) {
+  constexpr std::int64_t kMostSide = 1 << 30;  // positions are 32-bit numbers there
   const int lanes = kernels().lanes;
-  return lanes > 0 && std::fabs(task.matrix.a) * (lanes - 1) < lanes - 2.01 &&
+  return lanes > 0 && task.rows < kMostSide && task.columns < kMostSide &&
+         std::fabs(task.matrix.a) * (lanes - 1) < lanes - 2.01 &&
          std::fabs(task.matrix.d) * (lanes - 1) < kMostRows;
 }
 
