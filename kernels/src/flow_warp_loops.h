@@ -195,33 +195,47 @@ inline void prefetch_below(const Group<Sample>& group) {
   }
 }
 
-// Samples `count` pixels of a chunk, at most a group, from one plane or interleaved channels.
+// An image two rows high in which each pixel of a group has its neighbourhood; padded as the group
+// needs it. Not inlined: it would take registers from the groups that are inside.
 template <typename Sample, int Channels>
-inline void sample_some(const WarpImage& image, const Interior& interior, const Sample* plane,
-                        const Chunk& chunk, int first, int count, Sample* out) {
-  constexpr int row_samples = 2 * kGroup * Channels;  // of the image of neighbourhoods
-  alignas(64) uint32_t offset[kGroup];
-  Sample patches[2 * row_samples + kSlack<Sample, Channels>];
-  Group<Sample> group = {plane, image.width * Channels, offset, chunk.fx + first, chunk.fy + first};
-  if (!all_inside<Channels>(interior, chunk.column + first, chunk.row + first, offset)) {
+struct Patches {
+  static constexpr int kRowSamples = 2 * kGroup * Channels;
+
+  __attribute__((noinline)) Patches(const WarpImage& image, const Sample* plane,
+                                    const int32_t* column, const int32_t* row) {
     for (int i = 0; i < kGroup; ++i) {
-      const Taps taps = find_taps(image, chunk.column[first + i], chunk.row[first + i]);
+      const Taps taps = find_taps(image, column[i], row[i]);
       for (int t = 0; t < 4; ++t) {
-        Sample* to = patches + (t >> 1) * row_samples + (2 * i + (t & 1)) * Channels;
+        Sample* to = samples + (t >> 1) * kRowSamples + (2 * i + (t & 1)) * Channels;
         for (int c = 0; c < Channels; ++c) {
           to[c] = taps.offset[t] < 0 ? Sample{} : plane[taps.offset[t] * Channels + c];
         }
       }
       offset[i] = static_cast<uint32_t>(2 * i * Channels);
     }
-    group.image = patches;
-    group.row_samples = row_samples;
-  } else {
-    prefetch_below<Channels>(group);
   }
+
+  alignas(64) uint32_t offset[kGroup];
+  Sample samples[2 * kRowSamples + kSlack<Sample, Channels>];
+};
+
+// Samples `count` pixels of a chunk, at most a group, from one plane or interleaved channels.
+template <typename Sample, int Channels>
+inline void sample_some(const WarpImage& image, const Interior& interior, const Sample* plane,
+                        const Chunk& chunk, int first, int count, Sample* out) {
+  const int32_t *column = chunk.column + first, *row = chunk.row + first;
+  const float *fx = chunk.fx + first, *fy = chunk.fy + first;
+  alignas(64) uint32_t offset[kGroup];
+  const Group<Sample> group = {plane, image.width * Channels, offset, fx, fy};
+  const bool inside = all_inside<Channels>(interior, column, row, offset);
+  if (inside && count == kGroup) {
+    prefetch_below<Channels>(group);
+    sample_group<Channels>(group, out);
+    return;
+  }
+  const Patches<Sample, Channels> patches(image, plane, column, row);
   Sample whole[kGroup * Channels];
-  sample_group<Channels>(group, count == kGroup ? out : whole);
-  if (count == kGroup) return;
+  sample_group<Channels>({patches.samples, patches.kRowSamples, patches.offset, fx, fy}, whole);
   for (int i = 0; i < count * Channels; ++i) out[i] = whole[i];
 }
 

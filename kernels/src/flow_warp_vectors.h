@@ -104,26 +104,45 @@ REVISAGE_INLINE Floats load_lanes(const float*, const Load& at) {
   return (Floats)from_lanes([&](int lane) { return _mm_loadu_si128((const __m128i*)at(lane)); });
 }
 
-inline Pair load_pairs(const uint16_t* image, const uint32_t* offset) {
-  const Ints pairs = gather<2>(image, offset);
+// The four taps of pixels of one channel.
+struct Taps4 {
+  Pair top, bottom;
+};
+
+inline Pair split_words(const uint16_t*, Ints pairs) {
   return {__builtin_convertvector(pairs & 0xFFFF, Floats),
           __builtin_convertvector((pairs >> 16) & 0xFFFF, Floats)};
 }
 
-inline Pair load_pairs(const Half* image, const uint32_t* offset) {
-  const Ints pairs = gather<2>(image, offset);
+inline Pair split_words(const Half*, Ints pairs) {
   return {halves_to_floats(pairs & 0xFFFF), halves_to_floats((pairs >> 16) & 0xFFFF)};
 }
 
-inline Pair load_pairs(const float* image, const uint32_t* offset) {
-  const auto two_of_four = [&](int first) {
-    return (Floats)from_lanes([&](int lane) {
-      const uint32_t* two = offset + 4 * lane + first;
-      return load_halves(image + two[0], image + two[1]);
-    });
+template <typename Sample>
+REVISAGE_INLINE Taps4 load_taps(const Group<Sample>& group) {
+  const auto row = [&](const Sample* image) {
+    return split_words(image, gather<2>(image, group.offset));
   };
-  const Floats low = two_of_four(0), high = two_of_four(2);
-  return {shuffle<0x88>(low, high), shuffle<0xDD>(low, high)};
+  return {row(group.image), row(group.image + group.row_samples)};
+}
+
+REVISAGE_INLINE Taps4 load_taps(const Group<float>& group) {
+  // Lane l holds pixels 4 l and 4 l + 1, or the next two; then shuffles inside lanes sort them.
+  __m128i top[2][kLanes], bottom[2][kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t* two = group.offset + 4 * lane + 2 * half;
+      const float *image = group.image, *below = group.image + group.row_samples;
+      top[half][lane] = load_halves(image + two[0], image + two[1]);
+      bottom[half][lane] = load_halves(below + two[0], below + two[1]);
+    }
+  }
+  const auto sorted = [](const __m128i(&pairs)[2][kLanes]) -> Pair {
+    const auto low = (Floats)from_lanes([&](int lane) { return pairs[0][lane]; });
+    const auto high = (Floats)from_lanes([&](int lane) { return pairs[1][lane]; });
+    return {shuffle<0x88>(low, high), shuffle<0xDD>(low, high)};
+  };
+  return {sorted(top), sorted(bottom)};
 }
 
 inline void store(uint16_t* out, Floats v) { store_as_words(out, round_half_even(v)); }
@@ -192,8 +211,7 @@ template <int Channels, typename Sample>
 inline void sample_group(const Group<Sample>& group, Sample* out) {
   const Floats fx = load(group.fx), fy = load(group.fy);
   if constexpr (Channels == 1) {
-    const Pair top = load_pairs(group.image, group.offset);
-    const Pair bottom = load_pairs(group.image + group.row_samples, group.offset);
+    const auto [top, bottom] = load_taps(group);
     store(out, mix(mix(top.first, top.second, fx), mix(bottom.first, bottom.second, fx), fy));
   } else {
     const Floats pixels[] = {
