@@ -20,7 +20,7 @@
 namespace revisage {
 namespace {
 
-constexpr int kChunk = 256;
+constexpr int kChunk = 128;
 constexpr int kRowsAhead = 3;       // of the image, that are fetched before they are read
 constexpr int kFloatsAhead = 1024;  // of the flow
 
@@ -243,12 +243,21 @@ inline void sample_some(const WarpImage& image, const Interior& interior, const 
 template <typename Sample>
 void sample_one(const WarpImage& image, const Sample* pixels, const Chunk& chunk, int i,
                 Sample* out) {
-  const Taps taps = find_taps(image, chunk.column[i], chunk.row[i]);
+  const int64_t column = chunk.column[i], row = chunk.row[i], channels = image.channels;
   const TapMixer<Sample> mixer(chunk.fx[i], chunk.fy[i]);
-  for (int64_t c = 0; c < image.channels; ++c) {
+  if (column >= 0 && column < image.width - 1 && row >= 0 && row < image.height - 1) {
+    const Sample* top = pixels + (row * image.width + column) * channels;
+    const Sample* bottom = top + image.width * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      out[c] = mixer(top[c], top[channels + c], bottom[c], bottom[channels + c]);
+    }
+    return;
+  }
+  const Taps taps = find_taps(image, chunk.column[i], chunk.row[i]);
+  for (int64_t c = 0; c < channels; ++c) {
     Sample value[4];
     for (int t = 0; t < 4; ++t) {
-      value[t] = taps.offset[t] < 0 ? Sample{} : pixels[taps.offset[t] * image.channels + c];
+      value[t] = taps.offset[t] < 0 ? Sample{} : pixels[taps.offset[t] * channels + c];
     }
     out[c] = mixer(value[0], value[1], value[2], value[3]);
   }
