@@ -199,7 +199,7 @@ def test_each_instruction_set_equals_reference(
 ) -> None:
     image = random_image(random, (41, 67, channels), dtype)
     image = np.ascontiguousarray(image.transpose(2, 0, 1)) if layout == "chw" else image
-    size = (23, 301)  # two chunks of a row, and a group that is not full
+    size = (23, 301)  # several chunks of a row, and a group that is not full
     for call in some_calls(random, size):
         for padding in PADDINGS:
             options: dict[str, Any] = {"padding": padding, "layout": layout, "size": size, **call}
