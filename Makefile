@@ -84,7 +84,7 @@ else
   SANITIZER := asan
   SANITIZED_RUN := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
     UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc REVISAGE_FUZZ_CALLS=400 \
-    .venv-test/bin/python -m pytest -q tests/kernels --ignore-glob='*emulation*'
+    .venv-test/bin/python -m pytest -q tests/kernels --ignore-glob='*_cuda*.py'
 endif
 
 sanitize: .venv-test/deps.stamp
