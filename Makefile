@@ -70,7 +70,8 @@ unit-tests: wheel .venv-test/deps.stamp
 
 # The kernels compiled with sanitizers, under the kernel tests. The runtime library must be loaded
 # before Python, and libstdc++ with it, whose exceptions it watches. Python leaks on purpose, so
-# leaks are not looked for; PYTHONMALLOC puts small objects where the sanitizer sees them.
+# leaks are not looked for; PYTHONMALLOC puts small objects where the sanitizer sees them. Its report
+# is written past Python, so pytest must not capture the file descriptor.
 SANITIZE ?= address,undefined
 comma := ,
 SANITIZED := build/sanitized-$(subst $(comma),-,$(SANITIZE))
@@ -84,7 +85,8 @@ else
   SANITIZER := asan
   SANITIZED_RUN := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
     UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc REVISAGE_FUZZ_CALLS=400 \
-    .venv-test/bin/python -m pytest -q tests/kernels --ignore-glob='*_cuda*.py'
+    .venv-test/bin/python -m pytest -q --capture=sys tests/kernels \
+    --ignore-glob='*_cuda*.py'
 endif
 
 sanitize: .venv-test/deps.stamp

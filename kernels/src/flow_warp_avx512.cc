@@ -67,7 +67,8 @@ REVISAGE_INLINE Ints from_lanes(const Load& load) {
 
 // One lane of eight bytes from each place.
 inline __m128i load_halves(const void* low, const void* high) {
-  const __m128d first = _mm_load_sd(static_cast<const double*>(low));
+  // Not _mm_load_sd, whose pointer must be aligned to a double.
+  const __m128d first = _mm_castsi128_pd(_mm_loadl_epi64(static_cast<const __m128i*>(low)));
   return _mm_castpd_si128(_mm_loadh_pd(first, static_cast<const double*>(high)));
 }
 

@@ -176,7 +176,9 @@ inline Taps find_taps(const WarpImage& image, int32_t column, int32_t row) {
 template <typename Sample, int Channels>
 Interior find_interior(const WarpImage& image) {
   const int64_t row_samples = image.width * Channels;
-  const int64_t offsets = (image.height - 1) * row_samples - Channels - kSlack<Sample, Channels>;
+  // Two pixels of the row below, and the slack, end no later than the image.
+  constexpr int reach = 2 * Channels + kSlack<Sample, Channels>;
+  const int64_t offsets = (image.height - 1) * row_samples - reach + 1;
   // 32 bits hold every offset, and what gathers of one channel take for a signed number.
   if (image.width < 2 || offsets <= 0 || offsets > (Channels == 1 ? INT32_MAX : UINT32_MAX)) {
     return {0, 0, 0, 0};
@@ -320,7 +322,10 @@ void warp_rows(const WarpImage& image, int64_t begin, int64_t end, float* scratc
         place_between(chunk, flow_rows.first() + 2 * column, flow_rows.second() + 2 * column,
                       image.down[row].fraction, x, y, count);
       }
-      for (int i = count; i % kGroup != 0; ++i) chunk.column[i] = chunk.row[i] = 0;
+      for (int i = count; i % kGroup != 0; ++i) {
+        chunk.column[i] = chunk.row[i] = 0;
+        chunk.fx[i] = chunk.fy[i] = 0;
+      }
       sample_channels<Sample>(image, chunk, at, count);
     }
   }

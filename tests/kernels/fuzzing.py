@@ -123,6 +123,8 @@ def a_flow_warp(random: np.random.Generator) -> Call:
     layout = str(random.choice(["hwc", "chw"]))
     channels = int(random.choice([1, 2, 3, 4, 5, 8]))
     h, w, rows, columns = (_side(random) for _ in range(4))
+    if random.random() < 0.4:
+        rows, columns = h, w
     rank, n = int(random.choice([2, 3, 3, 4])), int(random.integers(1, 3))
 
     def shape(y: int, x: int) -> tuple[int, ...]:
@@ -140,6 +142,9 @@ def a_flow_warp(random: np.random.Generator) -> Call:
     call.arrays["flow"] = None
     if random.random() < 0.4:
         options["matrix"] = a_matrix(random)
+    elif random.random() < 0.3:
+        # Small shifts of a large image: whole vectors of pixels are read, to its last byte.
+        call.place(random, "flow", (random.random((rows, columns, 2)) - 0.9).astype(np.float32))
     else:
         whole = random.random() < 0.5
         size = (rows, columns) if whole else (random.integers(1, n + 1) for n in (rows, columns))
@@ -507,10 +512,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--isa", help="instruction set; default: the best of this machine")
     parser.add_argument("--together", action="store_true", help="each op on two threads at once")
     parser.add_argument("--fork", action="store_true", help="again in a forked child")
     options = parser.parse_args()
     ops = options.op or list(GOOD)
+    if options.isa:
+        kernels.set_cpu_isa(options.isa)
 
     def announce(number: int) -> None:
         os.write(1, b"%d\n" % number)  # not lost when the process dies

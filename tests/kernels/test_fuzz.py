@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from revisage import kernels
-from revisage.errors import ShapeError
+from revisage.errors import OptionError, ShapeError
 from tests.kernels.fuzzing import GOOD
 from tests.support import ROOT
 
@@ -48,6 +48,18 @@ def test_random_calls(native: str, op: str) -> None:
 def test_random_calls_on_each_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVISAGE_CPU_ISA", isa)
     fuzz(*OPS, "--seed", str(SEED + 3), "--calls", str(CALLS // 4))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_random_calls_on_every_instruction_set(native: str, isa: str) -> None:
+    usual = kernels.cpu_isa()
+    try:
+        kernels.set_cpu_isa(isa)
+    except OptionError:
+        pytest.skip(f"this machine has no {isa}")
+    finally:
+        kernels.set_cpu_isa(usual)
+    fuzz("--seed", str(SEED + 3), "--calls", str(CALLS // 2), "--isa", isa)
 
 
 def test_ops_from_many_threads_at_once(native: str) -> None:
