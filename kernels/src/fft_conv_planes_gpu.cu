@@ -508,9 +508,10 @@ __global__ void __launch_bounds__(kMostThreads, 3)
   const Planes planes(plan, block - spectra.rows, spectra.in_channels);
   const Shared shared = prepare_shared(plan);
   const unsigned int own = load_planes(plan, shared, planes, static_cast<const Sample*>(task.x));
-  const float largest = largest_of_block(own, &largest_word);
+  largest_of_block(own, &largest_word);
   transform_plane<false>(plan, shared);
-  const int exponent = scaling_exponent(largest / spectra.ortho);
+  // Read only now: there is no register for it during the transforms.
+  const int exponent = scaling_exponent(__uint_as_float(largest_word) / spectra.ortho);
   store_spectrum(plan, shared, planes, spectra, 0.5f * spectra.ortho * power_of_two(exponent));
   if (threadIdx.x == 0) {
     spectra.exponents[planes.first] = exponent;
