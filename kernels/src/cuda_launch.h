@@ -27,6 +27,18 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
 #endif
 }
 
+// Lets a kernel have up to `bytes` of dynamic shared memory, beyond the 48 KiB that all have, and
+// prefers shared memory to the L1 cache, so that several blocks fit. Always ask for the same
+// number: the setting is the kernel's, and threads share it.
+template <typename... Parameters>
+cudaError_t allow_shared_memory(void (*kernel)(Parameters...), int bytes) {
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (status != cudaSuccess) return status;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              cudaSharedmemCarveoutMaxShared);
+}
+
 // The dynamic shared memory of the block, aligned to 16 bytes.
 template <typename T>
 __device__ inline T* dynamic_shared() {

@@ -98,6 +98,7 @@ struct PlanePlan {
   FftStages down, across;  // lengths height and row_length
   int threads;
   std::size_t shared_bytes;
+  int shared_limit;  // of a block on this device
 };
 
 // Whether planes of this size have a plan within `shared_limit` bytes; fills `plan` if so.
@@ -202,11 +203,16 @@ __device__ inline unsigned int magnitude_bits(float value) {
   return __float_as_uint(value) & 0x7FFFFFFFu;
 }
 
-// The largest of all threads' magnitudes. Has a barrier.
-__device__ inline float largest_of_block(unsigned int bits, unsigned int* shared_word) {
+__device__ inline unsigned int largest_of_warp(unsigned int bits) {
   for (int lanes = 16; lanes > 0; lanes /= 2) {
     bits = max(bits, __shfl_xor_sync(0xFFFFFFFFu, bits, lanes));
   }
+  return bits;
+}
+
+// The largest of all threads' magnitudes. Has a barrier.
+__device__ inline float largest_of_block(unsigned int bits, unsigned int* shared_word) {
+  bits = largest_of_warp(bits);
   if (threadIdx.x % 32 == 0) atomicMax(shared_word, bits);
   __syncthreads();
   return __uint_as_float(*shared_word);

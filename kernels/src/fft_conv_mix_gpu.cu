@@ -215,9 +215,7 @@ void launch_tiles(const Spectra& spectra, cudaStream_t stream) {
   const int column_tiles = (spectra.pitch + kTileColumns - 1) / kTileColumns;
   const std::int64_t blocks = spectra.batch * column_tiles * (spectra.rows / tile_rows);
   if (blocks > INT32_MAX) throw ShapeError("x and weight are too large for one CUDA launch");
-  cuda_check(cudaFuncSetAttribute(mix<tile_rows, parts>,
-                                  cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-             "asking for shared memory");
+  cuda_check(allow_shared_memory(mix<tile_rows, parts>, kBytes), "asking for shared memory");
   launch(mix<tile_rows, parts>, static_cast<unsigned int>(blocks), kThreads, kBytes, stream,
          spectra, column_tiles);
   cuda_check(cudaGetLastError(), "launching fft_conv");

@@ -370,9 +370,14 @@ __device__ void transform_plane(const PlanePlan& plan, const Shared& shared) {
 
 // --- weights -------------------------------------------------------------------------------------
 
-// One row of the padded weights per block.
-__device__ void prepare_weights(const FftConvCudaTask& task, const Spectra& spectra, int row,
-                                unsigned int* shared_word) {
+// Rows that a block prepares.
+__host__ __device__ inline int weight_rows(int threads) { return threads / 32; }
+
+// A row of the padded weights per warp.
+__device__ void prepare_weights(const FftConvCudaTask& task, const Spectra& spectra, int block) {
+  const auto thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const int row = block * weight_rows(static_cast<int>(blockDim.x)) + thread / 32;
+  if (row >= spectra.rows) return;
   const int channel = row / 16 * 8 + row % 8, from_row = 2 * channel + row / 8 % 2;
   const bool exists = channel < spectra.out_channels;
   const std::int64_t start = static_cast<std::int64_t>(from_row) * 2 * spectra.in_channels;
@@ -381,19 +386,18 @@ __device__ void prepare_weights(const FftConvCudaTask& task, const Spectra& spec
                ? load_sample(task.weight, start + column, task.weight_dtype)
                : 0.0f;
   };
-  const auto threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   unsigned int largest = 0;
-  for (int column = thread; column < spectra.columns; column += threads) {
+  for (int column = lane; column < spectra.columns; column += 32) {
     largest = max(largest, magnitude_bits(weight(column)));
   }
-  const int exponent = scaling_exponent(largest_of_block(largest, shared_word));
+  const int exponent = scaling_exponent(__uint_as_float(largest_of_warp(largest)));
   const float power = power_of_two(exponent);
   const std::int64_t part = static_cast<std::int64_t>(spectra.rows) * spectra.columns;
-  for (int column = 2 * thread; column < spectra.columns; column += 2 * threads) {
+  for (int column = 2 * lane; column < spectra.columns; column += 64) {
     store_parts(spectra.weights, static_cast<std::int64_t>(row) * spectra.columns + column, part,
                 spectra.parts, weight(column) * power, weight(column + 1) * power);
   }
-  if (thread == 0) {
+  if (lane == 0) {
     spectra.factors[row] = {power_of_two(-exponent),
                             exists ? load_sample(task.scale, from_row, task.scale_dtype) : 0.0f,
                             exists ? load_sample(task.shift, from_row, task.shift_dtype) : 0.0f};
@@ -402,10 +406,7 @@ __device__ void prepare_weights(const FftConvCudaTask& task, const Spectra& spec
 
 __global__ void __launch_bounds__(kMostThreads)
     prepare_all_weights(FftConvCudaTask task, Spectra spectra) {
-  __shared__ unsigned int largest_word;
-  if (threadIdx.x == 0) largest_word = 0;
-  __syncthreads();
-  prepare_weights(task, spectra, static_cast<int>(blockIdx.x), &largest_word);
+  prepare_weights(task, spectra, static_cast<int>(blockIdx.x));
 }
 
 // --- x -> spectrum -------------------------------------------------------------------------------
@@ -497,15 +498,13 @@ __device__ void store_spectrum(const PlanePlan& plan, const Shared& shared, cons
 
 template <typename Sample>
 __global__ void __launch_bounds__(kMostThreads, 3)
-    forward_planes(FftConvCudaTask task, PlanePlan plan, Spectra spectra) {
+    forward_planes(FftConvCudaTask task, PlanePlan plan, Spectra spectra, int weight_blocks) {
   __shared__ unsigned int largest_word;
+  const std::int64_t block = static_cast<std::int64_t>(blockIdx.x) - weight_blocks;
+  if (block < 0) return prepare_weights(task, spectra, static_cast<int>(blockIdx.x));
   if (threadIdx.x == 0) largest_word = 0;
   __syncthreads();
-  const auto block = static_cast<std::int64_t>(blockIdx.x);
-  if (block < spectra.rows) {
-    return prepare_weights(task, spectra, static_cast<int>(block), &largest_word);
-  }
-  const Planes planes(plan, block - spectra.rows, spectra.in_channels);
+  const Planes planes(plan, block, spectra.in_channels);
   const Shared shared = prepare_shared(plan);
   const unsigned int own = load_planes(plan, shared, planes, static_cast<const Sample*>(task.x));
   largest_of_block(own, &largest_word);
@@ -644,16 +643,18 @@ std::int64_t blocks(const PlanePlan& plan, std::int64_t batch, int channels) {
   return batch * (plan.paired ? (channels + 1) / 2 : channels);
 }
 
-template <typename Kernel>
-void launch_planes(Kernel kernel, std::int64_t count, const FftConvCudaTask& task,
-                   const PlanePlan& plan, const Spectra& spectra, cudaStream_t stream) {
+template <typename... Parameters, typename... Arguments>
+void launch_planes(void (*kernel)(Parameters...), std::int64_t count, const PlanePlan& plan,
+                   cudaStream_t stream, const Arguments&... arguments) {
   if (count > INT32_MAX) throw ShapeError("x or out has too many planes for one CUDA launch");
-  cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(plan.shared_bytes)),
-             "asking for shared memory");
+  cuda_check(allow_shared_memory(kernel, plan.shared_limit), "asking for shared memory");
   launch(kernel, static_cast<unsigned int>(count), static_cast<unsigned int>(plan.threads),
-         plan.shared_bytes, stream, task, plan, spectra);
+         plan.shared_bytes, stream, arguments...);
   cuda_check(cudaGetLastError(), "launching fft_conv");
+}
+
+int weight_blocks(const Spectra& spectra, int threads) {
+  return (spectra.rows + weight_rows(threads) - 1) / weight_rows(threads);
 }
 
 }  // namespace
@@ -674,7 +675,8 @@ bool plan_planes(std::int64_t height, std::int64_t width, std::int64_t shared_li
   plan->by_half = make_divisor(plan->half);
   plan->shared_bytes = shared_bytes(*plan);
   // Beside the dynamic memory a kernel has a word of its own.
-  if (static_cast<std::int64_t>(plan->shared_bytes) + 16 > shared_limit) return false;
+  plan->shared_limit = static_cast<int>(shared_limit) - 16;
+  if (plan->shared_bytes > static_cast<std::size_t>(plan->shared_limit)) return false;
   if (!plan_stages(plan->height, &plan->down)) return false;
   if (!plan_stages(plan->row_length, &plan->across)) return false;
   int threads = std::max(1, plan->height * plan->row_length / 8);
@@ -687,23 +689,25 @@ bool plan_planes(std::int64_t height, std::int64_t width, std::int64_t shared_li
 
 void launch_forward_planes(const FftConvCudaTask& task, const PlanePlan& plan,
                            const Spectra& spectra, cudaStream_t stream) {
-  const std::int64_t count = spectra.rows + blocks(plan, spectra.batch, spectra.in_channels);
+  const int others = weight_blocks(spectra, plan.threads);
+  const std::int64_t count = others + blocks(plan, spectra.batch, spectra.in_channels);
   dispatch_float(task.dtype, [&](auto sample) {
-    launch_planes(forward_planes<decltype(sample)>, count, task, plan, spectra, stream);
+    launch_planes(forward_planes<decltype(sample)>, count, plan, stream, task, plan, spectra,
+                  others);
   });
 }
 
 void launch_prepare_weights(const FftConvCudaTask& task, const Spectra& spectra,
                             cudaStream_t stream) {
-  launch(prepare_all_weights, static_cast<unsigned int>(spectra.rows), kMostThreads, 0, stream,
-         task, spectra);
+  launch(prepare_all_weights, static_cast<unsigned int>(weight_blocks(spectra, kMostThreads)),
+         kMostThreads, 0, stream, task, spectra);
 }
 
 void launch_inverse_planes(const FftConvCudaTask& task, const PlanePlan& plan,
                            const Spectra& spectra, cudaStream_t stream) {
   const std::int64_t count = blocks(plan, spectra.batch, spectra.out_channels);
   dispatch_float(task.dtype, [&](auto sample) {
-    launch_planes(inverse_planes<decltype(sample)>, count, task, plan, spectra, stream);
+    launch_planes(inverse_planes<decltype(sample)>, count, plan, stream, task, plan, spectra);
   });
 }
 

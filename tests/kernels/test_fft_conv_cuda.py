@@ -324,6 +324,13 @@ def test_planes_through_cufft(
     assert relative_error(result, expected) < TOLERANCE[dtype]
 
 
+def test_cufft_needs_aligned_arrays(emulated: EmulatedCuda, random: np.random.Generator) -> None:
+    """After the test above, which has loaded the stand-in."""
+    emulated.set_device(major=12, shared_bytes=SMALLEST_SHARED)
+    with pytest.raises(EmulatedError, match="begin at a multiple of 16 bytes"):
+        run(emulated, random_inputs(random, 1, 1, 1, 3, 1009), alignment=4)
+
+
 # --- on a GPU ------------------------------------------------------------------------------------
 
 

@@ -300,7 +300,8 @@ const char* cudaGetErrorString(cudaError_t error) {
                                                 : "invalid value";
 }
 
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value > shared_limit) return cudaErrorInvalidValue;
   allowed_shared[kernel] = value;
   return cudaSuccess;
