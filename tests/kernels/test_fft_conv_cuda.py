@@ -296,19 +296,9 @@ def test_missing_cufft(emulated: EmulatedCuda, random: np.random.Generator) -> N
         run(emulated, random_inputs(random, 1, 1, 1, *LARGE))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 2, *LARGE), (2, 2, 1, 113, 113), (1, 2, 1, 2, 526), (1, 1, 1, 257, 2)]
-)
-def test_planes_through_cufft(
-    emulated: EmulatedCuda,
-    shape: tuple[int, int, int, int, int],
-    dtype: str,
-    random: np.random.Generator,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """Planes that are too large, and sides with a prime factor that is. A definition of cuFFT's
-    functions stands in for the library."""
+@pytest.fixture
+def with_cufft(emulated: EmulatedCuda, tmp_path_factory: pytest.TempPathFactory) -> EmulatedCuda:
+    """A definition of cuFFT's functions stands in for the library."""
     folder = tmp_path_factory.getbasetemp() / "cufft"
     library = folder / "libcufft.so"
     if not library.exists():
@@ -318,17 +308,29 @@ def test_planes_through_cufft(
         subprocess.run([compiler() or "g++", *flags, source, "-o", str(library)], check=True)
     emulated.set_device(major=12, shared_bytes=SMALLEST_SHARED)
     emulated.library.emulated_set_cufft(str(library).encode())
+    return emulated
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 2, *LARGE), (2, 2, 1, 113, 113), (1, 2, 1, 2, 526), (1, 1, 1, 257, 2)]
+)
+def test_planes_through_cufft(
+    with_cufft: EmulatedCuda,
+    shape: tuple[int, int, int, int, int],
+    dtype: str,
+    random: np.random.Generator,
+) -> None:
+    """Planes that are too large, and sides with a prime factor that is."""
     inputs = random_inputs(random, *shape, dtype)
-    result = run(emulated, inputs, dtype)
+    result = run(with_cufft, inputs, dtype)
     expected = kernels.fft_conv(**inputs, impl="reference")
     assert relative_error(result, expected) < TOLERANCE[dtype]
 
 
-def test_cufft_needs_aligned_arrays(emulated: EmulatedCuda, random: np.random.Generator) -> None:
-    """After the test above, which has loaded the stand-in."""
-    emulated.set_device(major=12, shared_bytes=SMALLEST_SHARED)
+def test_cufft_needs_aligned_arrays(with_cufft: EmulatedCuda, random: np.random.Generator) -> None:
     with pytest.raises(EmulatedError, match="begin at a multiple of 16 bytes"):
-        run(emulated, random_inputs(random, 1, 1, 1, 3, 1009), alignment=4)
+        run(with_cufft, random_inputs(random, 1, 1, 1, 3, 1009), alignment=4)
 
 
 # --- on a GPU ------------------------------------------------------------------------------------
