@@ -28,7 +28,12 @@ COLOURS = {
     "composite": "#8a3a8f",
     "backward": "#7a6a00",
 }
-INFORMATION = ("numpy twin", "non-temporal copy", "revisage in onnxruntime")  # no alternatives
+INFORMATION = {  # no alternatives
+    "numpy twin",
+    "non-temporal copy",
+    "copy of as many bytes",
+    "revisage in onnxruntime",
+}
 MEBIBYTE = 1 << 20
 
 
