@@ -507,8 +507,8 @@ def run_suite(suite: str, run: Callable[[Report, Options], None]) -> None:
     for line in report.requirements:
         m, sign = line.measured, "<=" if line.at_most else ">="
         print(
-            f"{'holds ' if line.holds else 'FAILS '} {line.statement}: {m.median:.3f} "
-            f"({m.low:.3f}..{m.high:.3f}), required {sign} {line.limit:g}; {line.where}"
+            f"{'holds ' if line.holds else 'FAILS '} {line.statement}: {m.median:.3g} "
+            f"({m.low:.3g}..{m.high:.3g}), required {sign} {line.limit:g}; {line.where}"
         )
     if given.out:
         report.write(given.out)
