@@ -1,5 +1,5 @@
-// The compositor on the CPU: the edit is packed for the kernels, then rows are edited in place. Out
-// of place they are copied first, a row at a time, so that the photo is read once and written once.
+// The compositor on the CPU: out of place the photo is copied first; then the edit is packed for
+// the kernels, and rows are edited in place.
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -185,6 +185,10 @@ inline Doubles floor_of(Doubles value) {
 inline Floats permuted(Floats value, Ints lanes) {
   return _mm512_permutexvar_ps((__m512i)lanes, value);
 }
+// Lanes from kLanes on are those of `second`.
+inline Floats permuted(Floats first, Floats second, Ints lanes) {
+  return _mm512_permutex2var_ps(first, (__m512i)lanes, second);
+}
 inline bool any_lane(Ints mask) {
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 }
@@ -192,6 +196,13 @@ inline bool any_lane(Ints mask) {
 inline Doubles floor_of(Doubles value) { return _mm256_floor_pd(value); }
 inline Floats permuted(Floats value, Ints lanes) {
   return _mm256_permutevar8x32_ps(value, (__m256i)lanes);
+}
+inline Floats permuted(Floats first, Floats second, Ints lanes) {
+#ifdef __clang__
+  return choose(lanes < kLanes, permuted(first, lanes), permuted(second, lanes));
+#else
+  return __builtin_shuffle(first, second, lanes);  // finds shorter ways for constant lanes
+#endif
 }
 inline bool any_lane(Ints mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
 #endif
@@ -246,10 +257,8 @@ inline void interleave(const Floats* planes, float* samples) {
   static constexpr InterleavedLanes<Channels> lanes;
   for (int j = 0; j < Channels; ++j) {
     Floats value = planes[0];
-    if (Channels > 1) {
-      value = __builtin_shuffle(planes[0], planes[1], load_as<Ints>(lanes.first[j]));
-    }
-    if (Channels > 2) value = __builtin_shuffle(value, planes[2], load_as<Ints>(lanes.second[j]));
+    if (Channels > 1) value = permuted(planes[0], planes[1], load_as<Ints>(lanes.first[j]));
+    if (Channels > 2) value = permuted(value, planes[2], load_as<Ints>(lanes.second[j]));
     if (Channels > 3) value = choose(load_as<Floats>(lanes.used[j]) > 0.0f, value, Floats{});
     store_as(samples + j * kLanes, value);
   }
@@ -323,7 +332,7 @@ inline bool changes_by_lanes(const PackedEdit& edit, const EditedRow& row, int64
 template <typename Sample, int Channels>
 void edit_row_of(const PackedEdit& edit, const EditedRow& row) {
   constexpr int kPerPixel = Channels > 0 ? Channels : kMaxChannels;
-  alignas(64) float changes[kMaxChannels * kLanes + 4];
+  alignas(64) float changes[kMaxChannels * kLanes + 4] = {};
   for (int64_t x = row.begin; x < row.end; x += kLanes) {
     const int count = row.end - x < kLanes ? static_cast<int>(row.end - x) : kLanes;
     const bool any = edit.planar ? changes_by_lanes<kPerPixel>(edit, row, x, count, changes)

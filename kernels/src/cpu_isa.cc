@@ -7,6 +7,10 @@
 #include "revisage/errors.h"
 #include "revisage/runtime.h"
 
+#ifdef REVISAGE_X86
+#include <cpuid.h>
+#endif
+
 namespace revisage {
 namespace {
 
@@ -14,15 +18,20 @@ constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 constexpr int kUnset = -1;
 std::atomic<int> chosen{kUnset};
 
+#ifdef REVISAGE_X86
+// Clang's __builtin_cpu_supports does not know the name before version 19.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 CpuIsa best_isa() {
 #ifdef REVISAGE_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return CpuIsa::avx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    return CpuIsa::avx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return avx512 ? CpuIsa::avx512 : CpuIsa::avx2;
   }
 #endif
   return CpuIsa::baseline;

@@ -6,8 +6,6 @@
 
 #if REVISAGE_LANES > 4
 #include <immintrin.h>
-// GCC 12 takes the undefined operands inside its own AVX-512 intrinsics for a mistake of ours.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 namespace revisage {
@@ -308,15 +306,8 @@ inline void transpose(Vector* rows) {
     rows[c + 4] = _mm256_permute2f128_ps(b[c], b[c + 4], 0x31);
   }
 #else
-  typedef int Mask __attribute__((vector_size(16)));
-  const Vector a = __builtin_shuffle(rows[0], rows[1], Mask{0, 4, 1, 5});
-  const Vector b = __builtin_shuffle(rows[0], rows[1], Mask{2, 6, 3, 7});
-  const Vector c = __builtin_shuffle(rows[2], rows[3], Mask{0, 4, 1, 5});
-  const Vector d = __builtin_shuffle(rows[2], rows[3], Mask{2, 6, 3, 7});
-  rows[0] = __builtin_shuffle(a, c, Mask{0, 1, 4, 5});
-  rows[1] = __builtin_shuffle(a, c, Mask{2, 3, 6, 7});
-  rows[2] = __builtin_shuffle(b, d, Mask{0, 1, 4, 5});
-  rows[3] = __builtin_shuffle(b, d, Mask{2, 3, 6, 7});
+  const Vector a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+  for (int i = 0; i < 4; ++i) rows[i] = Vector{a[i], b[i], c[i], d[i]};
 #endif
 }
 

@@ -13,7 +13,7 @@ struct OwnedFftPlan {
   std::vector<float> tables;  // what the plan points into
 };
 
-// Thread-safe; the most recent plans are kept.
+// Thread-safe; a few dozen plans are kept for the next call.
 std::shared_ptr<const OwnedFftPlan> fft_plan(int length);
 
 }  // namespace revisage

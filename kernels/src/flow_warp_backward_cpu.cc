@@ -74,7 +74,7 @@ class WarpGradient {
   }
 
   // Adds the gradient in the flow of output row (n, y), brought to the flow's columns.
-  void add_flow_row(std::int64_t n, std::int64_t y, std::vector<double>& line) const {
+  void add_flow_row(std::int64_t n, std::int64_t y, double* line) const {
     const FlowRow flow(*this, n, y);
     Chunk chunk;
     for (std::int64_t x = 0; x < task_.columns; x += kChunk) {
@@ -210,10 +210,9 @@ class WarpGradient {
     return images + n * task_.height * task_.width * task_.channels + c * image_plane_;
   }
 
-  static void add(std::vector<double>& line, std::int64_t column, float weight, float along_x,
-                  float along_y) {
-    line[static_cast<std::size_t>(2 * column)] += static_cast<double>(weight) * along_x;
-    line[static_cast<std::size_t>(2 * column + 1)] += static_cast<double>(weight) * along_y;
+  static void add(double* line, std::int64_t column, float weight, float along_x, float along_y) {
+    line[2 * column] += static_cast<double>(weight) * along_x;
+    line[2 * column + 1] += static_cast<double>(weight) * along_y;
   }
 
   const FlowWarpBackwardTask& task_;
@@ -254,28 +253,35 @@ void grad_flow_cpu(const FlowWarpBackwardTask& task, const WarpGradient& gradien
   const std::int64_t bands = (task.flow_rows + kFlowRowsPerTask - 1) / kFlowRowsPerTask;
   const std::int64_t tasks = task.flow_batch * bands, line = 2 * task.flow_columns;
   const std::int64_t sharing = task.batch / task.flow_batch;  // images of one flow
-  parallel_for(tasks, resolve_threads(threads, tasks), [&](std::int64_t index, int) {
+  const int workers = resolve_threads(threads, tasks);
+  // For each worker a band, and the output row that is added to it: allocated here, where running
+  // out of memory is an error that the caller sees.
+  const std::int64_t most_rows = std::min(task.flow_rows, kFlowRowsPerTask);
+  const std::int64_t scratch_size = (most_rows + 1) * line;
+  std::vector<double> scratch(static_cast<std::size_t>(workers * scratch_size));
+  parallel_for(tasks, workers, [&](std::int64_t index, int slot) {
     const std::int64_t flow = index / bands, begin = index % bands * kFlowRowsPerTask;
     const std::int64_t end = std::min(task.flow_rows, begin + kFlowRowsPerTask);
-    std::vector<double> sums(static_cast<std::size_t>((end - begin) * line));
-    std::vector<double> one_row(static_cast<std::size_t>(line));
+    double* sums = scratch.data() + slot * scratch_size;
+    double* sums_end = sums + (end - begin) * line;
+    double* one_row = sums + most_rows * line;
+    std::fill(sums, sums_end, 0.0);
     const auto add = [&](std::int64_t row, double weight) {
       if (row < begin || row >= end) return;
-      double* to = sums.data() + (row - begin) * line;
-      for (std::int64_t i = 0; i < line; ++i)
-        to[i] += weight * one_row[static_cast<std::size_t>(i)];
+      double* to = sums + (row - begin) * line;
+      for (std::int64_t i = 0; i < line; ++i) to[i] += weight * one_row[i];
     };
     for (std::int64_t y = 0; y < task.rows; ++y) {
       const SplitPosition at = upsampled_position(y, task.rows, task.flow_rows);
       if (at.whole >= end || at.whole + (at.fraction > 0.0f) < begin) continue;
-      std::fill(one_row.begin(), one_row.end(), 0.0);
+      std::fill(one_row, one_row + line, 0.0);
       for (std::int64_t n = flow * sharing; n < (flow + 1) * sharing; ++n) {
         gradient.add_flow_row(n, y, one_row);
       }
       add(at.whole, 1.0f - at.fraction);
       if (at.fraction > 0.0f) add(at.whole + 1, at.fraction);
     }
-    std::copy(sums.begin(), sums.end(), task.grad_flow + (flow * task.flow_rows + begin) * line);
+    std::copy(sums, sums_end, task.grad_flow + (flow * task.flow_rows + begin) * line);
   });
 }
 

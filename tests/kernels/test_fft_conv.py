@@ -145,6 +145,16 @@ def test_native_agrees_with_reference(
         kernels.set_cpu_isa(usual)
 
 
+# Primes that are transformed by their definition, and lines of one pixel.
+@pytest.mark.parametrize("size", [(1, 8191), (8191, 1), (2, 1009), (251, 127), (4096, 1), (1, 2)])
+def test_large_primes_and_lines(
+    isa: str, size: tuple[int, int], random: np.random.Generator
+) -> None:
+    inputs = random_inputs(random, 1, 3, 19, *size)
+    twin = kernels.fft_conv(*inputs, impl="reference")
+    assert relative_error(kernels.fft_conv(*inputs, impl="native"), twin) < TOLERANCE
+
+
 def test_batch_does_not_change_bits(native: str, random: np.random.Generator) -> None:
     x, weight, scale, shift = random_inputs(random, 5, 17, 18, 12, 10)
     together = kernels.fft_conv(x, weight, scale, shift, impl=native)

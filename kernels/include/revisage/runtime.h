@@ -19,7 +19,7 @@ class CurrentCudaDevice {
   ~CurrentCudaDevice();
 
  private:
-  int previous_ = -1;  // -1: nothing to bring back
+  [[maybe_unused]] int previous_ = -1;  // -1: nothing to bring back
 };
 
 // Instruction set of the CPU kernels: "baseline", "avx2" or "avx512".
