@@ -31,6 +31,7 @@ Note [Flow upsampling]
     centres (like resize with align_corners=False): row position (y + 0.5) * h / H - 0.5 in float64,
     clamped to 0..h-1, split into a whole part and a float32 fraction g; then
     a * (1 - g) + b * g in float32, along x first. Values stay in pixels of the output.
+
 Note [Warp gradients]
     value = sum over the four taps of weight * tap, with weights (1 - fx) or fx, and (1 - fy) or fy,
     has the derivatives
