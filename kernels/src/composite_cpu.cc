@@ -19,19 +19,7 @@ constexpr std::int64_t kRowsPerTask = 16;
 // square needs more, its pixels are faster one by one.
 constexpr double kMostRows = 6;
 
-const CompositeKernels& kernels() {
-#ifdef REVISAGE_X86
-  switch (current_cpu_isa()) {
-    case CpuIsa::avx512:
-      return composite_kernels_avx512();
-    case CpuIsa::avx2:
-      return composite_kernels_avx2();
-    case CpuIsa::baseline:
-      break;
-  }
-#endif
-  return composite_kernels_baseline();
-}
+const CompositeKernels& kernels() { return REVISAGE_CURRENT_KERNELS(composite_kernels); }
 
 EditRow edit_row_of(DType dtype) {
   switch (dtype) {

@@ -23,19 +23,7 @@ constexpr std::int64_t kPixelsPerSum = 1 << 13;
 // Results of a call that moves more than this have left the caches before anybody reads them.
 constexpr std::int64_t kStreamedBytes = 24 << 20;
 
-const FeatureBlendKernels& kernels() {
-#ifdef REVISAGE_X86
-  switch (current_cpu_isa()) {
-    case CpuIsa::avx512:
-      return feature_blend_kernels_avx512();
-    case CpuIsa::avx2:
-      return feature_blend_kernels_avx2();
-    case CpuIsa::baseline:
-      break;
-  }
-#endif
-  return feature_blend_kernels_baseline();
-}
+const FeatureBlendKernels& kernels() { return REVISAGE_CURRENT_KERNELS(feature_blend_kernels); }
 
 std::int64_t blocks_of(std::int64_t count, std::int64_t size) { return (count + size - 1) / size; }
 

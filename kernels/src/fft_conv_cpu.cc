@@ -15,19 +15,7 @@ constexpr std::int64_t kMaxSide = 1 << 24;
 constexpr std::int64_t kRowsPerTask = 16;  // even: rows are transformed in pairs
 constexpr std::int64_t kSpectrumBytes = 1 << 20;
 
-const FourierKernels& current_kernels() {
-#ifdef REVISAGE_X86
-  switch (current_cpu_isa()) {
-    case CpuIsa::avx512:
-      return fourier_kernels_avx512();
-    case CpuIsa::avx2:
-      return fourier_kernels_avx2();
-    case CpuIsa::baseline:
-      break;
-  }
-#endif
-  return fourier_kernels_baseline();
-}
+const FourierKernels& current_kernels() { return REVISAGE_CURRENT_KERNELS(fourier_kernels); }
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 

@@ -13,13 +13,7 @@ namespace {
 
 constexpr std::int64_t kRowsPerTask = 32;
 
-const WarpKernels& kernels() {
-#ifdef REVISAGE_X86
-  if (current_cpu_isa() == CpuIsa::avx512) return warp_kernels_avx512();
-  if (current_cpu_isa() == CpuIsa::avx2) return warp_kernels_avx2();
-#endif
-  return warp_kernels_baseline();
-}
+const WarpKernels& kernels() { return REVISAGE_CURRENT_KERNELS(warp_kernels); }
 
 WarpRows rows_of(const WarpKernels& kernels, std::uint8_t) { return kernels.u8; }
 WarpRows rows_of(const WarpKernels& kernels, std::uint16_t) { return kernels.u16; }
