@@ -28,6 +28,7 @@ from harness import (
 )
 
 OURS, COPY = "revisage", "non-temporal copy"
+FASTEST_COPY = "non-temporal copy, prefetching"
 BLENDS = [(1, 64, 512, 512), (1, 256, 128, 128), (4, 512, 32, 32)]
 
 
@@ -64,16 +65,19 @@ def revisage(inputs: Inputs, threads: int) -> Mapping[str, Work]:
 
 def non_temporal_copy(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     """The roof: `style` copied with stores that bypass the caches."""
+    return _copy(inputs, threads, prefetch=False)
+
+
+def prefetching_copy(inputs: Inputs, threads: int) -> Mapping[str, Work]:
+    """A higher roof: the same, asking for its one input earlier than the hardware does."""
+    return _copy(inputs, threads, prefetch=True)
+
+
+def _copy(inputs: Inputs, threads: int, prefetch: bool) -> Mapping[str, Work]:
     from revisage.kernels import _native
 
     source, out = inputs["style"], np.empty_like(inputs["style"])
-    if hasattr(_native, "copy_nontemporal"):
-        return {"": Work(lambda: _native.copy_nontemporal(out, source, threads), lambda: out)}
-    import torch  # an extension without it: ordinary stores on all threads
-
-    torch.set_num_threads(threads)
-    tensors = torch.from_numpy(out), torch.from_numpy(source)
-    return {"ordinary stores": Work(lambda: tensors[0].copy_(tensors[1]), lambda: out)}
+    return {"": Work(lambda: _native.copy_nontemporal(out, source, threads, prefetch), lambda: out)}
 
 
 def torch_eager(inputs: Inputs, threads: int) -> Mapping[str, Work]:
@@ -201,6 +205,7 @@ def numpy_twin(inputs: Inputs, threads: int) -> Mapping[str, Work]:
 BUILDS = {
     OURS: revisage,
     COPY: non_temporal_copy,
+    FASTEST_COPY: prefetching_copy,
     "numba": numba_loop,
     "torch": torch_eager,
     "torch.compile": torch_compiled,
@@ -222,7 +227,7 @@ def run(report: Report, options: Options) -> None:
 
             def error(contender: str, result: np.ndarray) -> float:
                 """Largest distance from float64; features have deviation 1."""
-                wanted = inputs["style"] if contender == COPY else expected  # noqa: B023
+                wanted = inputs["style"] if contender in (COPY, FASTEST_COPY) else expected  # noqa: B023
                 distance = float(np.abs(result - wanted).max())
                 if distance > 1e-4:
                     raise SystemExit(f"{contender} is wrong by {distance:.1e}")
@@ -257,11 +262,11 @@ def requirements(case: Case) -> Iterator[Requirement]:
     # Rates are bytes over time: ours moves three arrays and the logits, the copy two arrays.
     n, c, h, w = BLENDS[0]
     factor = case.bytes / (2 * 4 * n * c * h * w)
-    ratio = case.ratios[COPY]
-    rate = Spread(factor / ratio.median, factor / ratio.high, factor / ratio.low)
-    copy = f"{case.name}, {case.contenders[COPY].variant or COPY}"
-    statement = f"feature_blend: rate over that of a non-temporal copy, {on_threads(case.threads)}"
-    yield require(statement, 0.9, rate, copy, at_most=False)
+    for copy in (COPY, FASTEST_COPY):
+        ratio = case.ratios[copy]
+        rate = Spread(factor / ratio.median, factor / ratio.high, factor / ratio.low)
+        statement = f"feature_blend: rate over that of a {copy}, {on_threads(case.threads)}"
+        yield require(statement, 0.9, rate, case.name, at_most=False)
     statement = f"feature_blend: time over the best Numba loop, {on_threads(case.threads)}"
     yield require(statement, 0.85, case.ratios["numba"], case.name)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_feature_blend import non_temporal_copy
+from bench_feature_blend import COPY, FASTEST_COPY, non_temporal_copy, prefetching_copy
 from harness import Inputs, Options, Report, Work, print_case, run_suite
 
 MEMORY, CACHE, ARITHMETIC = "memory", "cache", "arithmetic"
@@ -29,8 +29,8 @@ def roof(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     out = torch.empty_like(source)
     ways = {"torch copy": Work(lambda: out.copy_(source), out.numpy)}
     if inputs["style"].nbytes == COPIED:
-        copies = non_temporal_copy(inputs, threads)
-        ways |= {variant or "non-temporal copy": work for variant, work in copies.items()}
+        ways[COPY] = non_temporal_copy(inputs, threads)[""]
+        ways[FASTEST_COPY] = prefetching_copy(inputs, threads)[""]
     return ways
 
 

@@ -14,7 +14,7 @@ void register_runtime(pybind11::module_& module) {
   module.def("set_cpu_isa", &set_cpu_isa, pybind11::arg("name"));
   module.def(
       "copy_nontemporal",
-      [](const pybind11::object& out, const pybind11::object& source, int threads) {
+      [](const pybind11::object& out, const pybind11::object& source, int threads, bool prefetch) {
         const Array to = borrow("out", out, 0), from = borrow("source", source, 0);
         check_array(to, from.dtype, from.shape);
         check_writable(to);
@@ -23,9 +23,10 @@ void register_runtime(pybind11::module_& module) {
           throw DeviceError("copy_nontemporal copies on the CPU");
         }
         const pybind11::gil_scoped_release unlocked;
-        copy_nontemporal(to.data, from.data, from.bytes(), threads);
+        copy_nontemporal(to.data, from.data, from.bytes(), threads, prefetch);
       },
-      pybind11::arg("out"), pybind11::arg("source"), pybind11::arg("threads"));
+      pybind11::arg("out"), pybind11::arg("source"), pybind11::arg("threads"),
+      pybind11::arg("prefetch") = true);
 }
 
 }  // namespace revisage::python

@@ -22,9 +22,9 @@ def test_copies_at_any_alignment(
     source = source_block.view(np.dtype(np.uint8), (size,), skips[0])
     out = out_block.view(np.dtype(np.uint8), (size,), skips[1])
     source[:] = random.integers(0, 256, size, np.uint8)
-    for threads in (1, 2, 3):
+    for threads, prefetch in ((1, True), (2, False), (3, True)):
         out[:] = 0
-        _dispatch._native.copy_nontemporal(out, source, threads)
+        _dispatch._native.copy_nontemporal(out, source, threads, prefetch)
         assert np.array_equal(out, source)
 
 
