@@ -120,7 +120,6 @@ void feature_blend_backward_cpu(const FeatureBlendBackwardTask& task, int thread
     const std::int64_t n = ranges.image(index), begin = ranges.begin(index);
     const std::int64_t size = ranges.size(index), pair = n * 2 * task.pixels + begin;
     const float* logits = task.spatial_logits + pair;
-    // Aligned as the features are: vectors that lie across two lines cost a tenth of the rate.
     float* mask = spatial + slot * ranges.length;
     float* sum = by_pixel + slot * ranges.length;
     use.softmax_first(logits, logits + task.pixels, mask, size);
