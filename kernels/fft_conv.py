@@ -54,7 +54,7 @@ def fft_conv(
         stream: CUDA stream for CUDA arrays. Nothing waits for it, and it may be captured into a
             graph. Planes that outgrow the shared memory of a block (beyond 238x238 on an H100,
             154x154 where it is smallest; 169x169 and 111x111 with odd widths) go through cuFFT,
-            which is loaded at the first such call: make one before a capture.
+            which makes its plans at the first call of a shape: make that before a capture.
 
     Returns:
         An array of the library and on the device of `x`; inputs are not modified. Inputs that are

@@ -57,7 +57,7 @@ Array borrow_numpy(const char* name, const py::array& object) {
   return array;
 }
 
-Array borrow_interface(const char* name, const py::object& object) try {
+Array borrow_interface(const char* name, const py::object& object, std::uintptr_t stream) try {
   Array array;
   array.name = name;
   array.device = Device::cuda;
@@ -68,6 +68,7 @@ Array borrow_interface(const char* name, const py::object& object) try {
   }
   const py::tuple data = interface["data"];
   array.data = reinterpret_cast<void*>(data[0].cast<std::uintptr_t>());
+  array.device_index = cuda_device_of(array.data);
   array.writable = !data[1].cast<bool>();
   if (interface.contains("mask") && !interface["mask"].is_none()) {
     throw ShapeError(array.name + " is a masked array; fill it first");
@@ -81,6 +82,10 @@ Array borrow_interface(const char* name, const py::object& object) try {
       throw ShapeError(array.name + " has a broken __cuda_array_interface__: strides and shape");
     }
     check_contiguous(array, strides, 1);
+  }
+  if (interface.contains("stream") && !interface["stream"].is_none()) {
+    const CurrentCudaDevice current(array.device_index);
+    queue_after(stream, interface["stream"].cast<std::uintptr_t>());
   }
   return array;
 } catch (const py::error_already_set& error) {
@@ -109,6 +114,7 @@ void describe(Array& array, const DLTensor& tensor) {
     throw DeviceError(array.name + " said that it lies on a CUDA device, and its capsule does not");
   }
   array.device = Device::cuda;
+  if (tensor.device.type == DLDeviceType::cuda) array.device_index = tensor.device.index;
   array.dtype = parse_dtype(array.name, tensor.dtype);
   constexpr std::int32_t kMaxRank = 64;
   if (tensor.rank < 0 || tensor.rank > kMaxRank || (tensor.rank > 0 && tensor.shape == nullptr)) {
@@ -184,7 +190,8 @@ Array borrow_dlpack(const char* name, const py::object& object, std::uintptr_t s
 Array borrow(const char* name, const py::object& object, std::uintptr_t stream) {
   if (py::isinstance<py::array>(object)) return borrow_numpy(name, object);
   if (py::hasattr(object, "__dlpack_device__")) return borrow_dlpack(name, object, stream);
-  if (py::hasattr(object, "__cuda_array_interface__")) return borrow_interface(name, object);
+  if (py::hasattr(object, "__cuda_array_interface__"))
+    return borrow_interface(name, object, stream);
   throw ShapeError(std::string(name) +
                    " must be a NumPy array, or have __dlpack__ or __cuda_array_interface__");
 }

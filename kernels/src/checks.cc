@@ -38,11 +38,19 @@ void check_writable(const Array& array) {
 
 Device common_device(std::initializer_list<const Array*> arrays) {
   const Array* first = *arrays.begin();
+  const Array* placed = nullptr;
   for (const Array* array : arrays) {
     if (array->device != first->device) {
       throw DeviceError(first->name + " and " + array->name +
                         " lie on different devices; copy one to the other's");
     }
+    if (array->device_index < 0) continue;
+    if (placed != nullptr && placed->device_index != array->device_index) {
+      throw DeviceError(placed->name + " lies on cuda:" + std::to_string(placed->device_index) +
+                        " and " + array->name + " on cuda:" + std::to_string(array->device_index) +
+                        "; copy one to the other's device");
+    }
+    placed = array;
   }
   return first->device;
 }

@@ -34,6 +34,28 @@ int cuda_device_count() {
   return usable;
 }
 
+int cuda_device_of(const void* pointer) {
+  cudaPointerAttributes attributes = {};
+  if (cudaPointerGetAttributes(&attributes, pointer) == cudaSuccess &&
+      attributes.type == cudaMemoryTypeDevice) {
+    return attributes.device;
+  }
+  cudaGetLastError();  // no driver, or no such memory, is no fault of the next call
+  return -1;
+}
+
+void queue_after(std::uintptr_t stream, std::uintptr_t other) {
+  const auto address = [](std::uintptr_t s) { return s == 1 ? 0 : s; };
+  if (address(stream) == address(other)) return;
+  require_cuda();
+  cudaEvent_t event;
+  cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  cudaError_t status = cudaEventRecord(event, to_stream(other));
+  if (status == cudaSuccess) status = cudaStreamWaitEvent(to_stream(stream), event, 0);
+  cudaEventDestroy(event);  // when it has happened
+  cuda_check(status, "waiting for the stream that an array names");
+}
+
 CurrentCudaDevice::CurrentCudaDevice(int index) {
   int current = index;
   if (cudaGetDevice(&current) == cudaSuccess && current != index &&

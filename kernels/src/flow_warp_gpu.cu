@@ -273,7 +273,9 @@ bool wide_loads_allowed(const FlowWarpTask& task) {
 template <typename Sample>
 void launch_warp(const KernelTask& task, unsigned grid, cudaStream_t stream) {
   const dim3 block(kLanes, kWarps);
-  const bool narrow = task.height * task.width * (task.interleaved ? task.channels : 1) < INT32_MAX;
+  // What the index counts: samples of an image, and of a strip of out.
+  const std::int64_t pixels = max(task.height * task.width, std::int64_t{kStrip});
+  const bool narrow = pixels * (task.interleaved ? task.channels : 1) < INT32_MAX;
   if (!narrow) {
     launch(flow_warp_kernel<Sample, 0, std::int64_t>, grid, block, 0, stream, task);
   } else if (task.interleaved && task.channels == 3) {

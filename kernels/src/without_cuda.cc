@@ -19,6 +19,8 @@ namespace {
 
 bool built_with_cuda() { return false; }
 int cuda_device_count() { return 0; }
+int cuda_device_of(const void*) { return -1; }
+void queue_after(std::uintptr_t, std::uintptr_t) { refuse(); }
 CurrentCudaDevice::CurrentCudaDevice(int) {}
 CurrentCudaDevice::~CurrentCudaDevice() = default;
 void composite_cuda(const CompositeTask&, std::uintptr_t) { refuse(); }

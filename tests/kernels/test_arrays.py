@@ -19,7 +19,7 @@ import pytest
 from revisage import kernels
 from revisage.errors import DeviceError, ShapeError
 
-CPU, CUDA = 1, 2
+CPU, CUDA, CUDA_MANAGED = 1, 2, 13
 UNSIGNED, REAL, BFLOAT = 1, 2, 4
 READ_ONLY, IS_COPY = 1, 2
 
@@ -93,7 +93,7 @@ class Producer:
         self._kept: list[Any] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return CUDA, 0
+        return CUDA, self.changes.get("device_id", 0)
 
     def __dlpack__(self, *, stream: int, **options: Any) -> Any:
         if not self.versioned and options:
@@ -245,6 +245,25 @@ def test_sizes_near_the_limits(native: str, shape: tuple[int, ...], message: str
     assert image.deleted == len(image.capsules)
 
 
+@pytest.mark.parametrize("versioned", [True, False])
+def test_arrays_on_different_cuda_devices_are_refused(native: str, versioned: bool) -> None:
+    """A kernel that reads another device's memory would end the process's use of both."""
+    image = Producer(IMAGE, device_id=1, versioned=versioned)
+    out = Producer(IMAGE, address=1 << 24, versioned=versioned)
+    flow = Producer((5, 6, 2), address=1 << 25, versioned=versioned)
+    with pytest.raises(DeviceError, match="out lies on cuda:0 and image on cuda:1; copy one"):
+        warp(out, image)
+    out.changes["device_id"] = 1
+    with pytest.raises(DeviceError, match="image lies on cuda:1 and flow on cuda:0; copy one"):
+        kernels.flow_warp_into(out, image, flow)
+
+
+def test_managed_memory_is_on_every_device(native: str) -> None:
+    image = Producer(IMAGE, device_id=1, device_type=CUDA_MANAGED)
+    with without_gpu():
+        warp(Producer(IMAGE, address=1 << 24), image)
+
+
 def test_empty_tensors_are_refused(native: str) -> None:
     with pytest.raises(ShapeError, match="not empty"):
         warp(Producer((0, 6, 3)), Producer((0, 6, 3)))
@@ -312,6 +331,24 @@ def test_torch_tensors_on_cuda_enter_by_dlpack() -> None:
     assert torch.equal(result, image)
     with pytest.raises(ShapeError, match="image cannot be read through __dlpack__"):
         kernels.flow_warp(image.requires_grad_(), matrix=np.eye(2, 3))
+
+
+@pytest.mark.cuda
+def test_interfaces_that_name_a_stream_are_waited_for(fake_cuda: Any) -> None:
+    torch = pytest.importorskip("torch")
+    image, out = torch.zeros((2, 9, 7, 3), device="cuda")
+    writer, reader = torch.cuda.Stream(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(writer):
+        torch.cuda._sleep(100_000_000)  # cycles
+        image.fill_(0.5)
+    arrays = [
+        fake_cuda((9, 7, 3), data=(tensor.data_ptr(), False), stream=stream.cuda_stream)
+        for tensor, stream in ((out, reader), (image, writer))
+    ]
+    warp(*arrays, stream=reader)
+    reader.synchronize()
+    assert bool((out == 0.5).all())
 
 
 @pytest.mark.cuda

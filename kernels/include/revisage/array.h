@@ -18,6 +18,7 @@ struct Array {
   std::vector<std::int64_t> shape;
   DType dtype = DType::f32;
   Device device = Device::cpu;
+  int device_index = -1;  // of the CUDA device; -1: any may use the memory, or nobody knows
   bool writable = false;
   // What a lender wants back after the call (DLPack); null where the caller keeps the memory alive.
   std::shared_ptr<void> loan;

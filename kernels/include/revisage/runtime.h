@@ -1,6 +1,7 @@
 // What this build and this machine can run.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace revisage {
@@ -8,6 +9,13 @@ namespace revisage {
 bool built_with_cuda();
 // Devices that this build holds code for; 0 where there is no driver.
 int cuda_device_count();
+
+// The CUDA device whose own memory `pointer` is; -1 for managed memory, and where nobody knows.
+int cuda_device_of(const void* pointer);
+
+// Work queued on `stream` from now on comes after what is queued on `other`, a stream of the
+// current device. Addresses; 0 and 1 are the legacy default stream. Throws DeviceError.
+void queue_after(std::uintptr_t stream, std::uintptr_t other);
 
 // Makes the CUDA device `index` current, and the previous one again at the end. Does nothing where
 // there is no such device: the operation will say so.
