@@ -81,10 +81,10 @@ void require_cuda() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return;
   cudaGetLastError();
-  throw DeviceError(
-      std::string("CUDA arrays were given, and no CUDA device can be used here (") +
-      (status == cudaSuccess ? "none found" : cudaGetErrorString(status)) +
-      "); install NVIDIA's driver for CUDA 12 or later, or copy the arrays to the host");
+  throw DeviceError(std::string("CUDA arrays were given, and no CUDA device can be used here (") +
+                    (status == cudaSuccess ? "none found" : cudaGetErrorString(status)) +
+                    "); install NVIDIA's driver for CUDA " + std::to_string(CUDART_VERSION / 1000) +
+                    " or later, or copy the arrays to the host");
 }
 
 unsigned int whole_grid(std::int64_t batch, std::int64_t per_image, const char* name) {

@@ -152,6 +152,8 @@ inline void sincospif(float value, float* sine, float* cosine) {
 
 // --- the runtime ---------------------------------------------------------------------------------
 
+#define CUDART_VERSION 13000
+
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorInvalidConfiguration };
 enum cudaMemcpyKind { cudaMemcpyDeviceToDevice };
 enum cudaMemoryType { cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
