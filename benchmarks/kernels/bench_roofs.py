@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_feature_blend import COPY, FASTEST_COPY, non_temporal_copy, prefetching_copy
 from harness import Inputs, Options, Report, Work, print_case, run_suite
 
-MEMORY, CACHE, ARITHMETIC = "memory", "cache", "arithmetic"
+MEMORY, READING, CACHE, ARITHMETIC = "memory", "reading", "cache", "arithmetic"
 COPIED = 64 << 20  # bytes: in no cache
 CACHED = 2 << 20  # bytes: source and target together fit a last-level cache
 CONVOLUTION = (256, 56)  # channels, side
@@ -22,6 +22,8 @@ def roof(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     """The fastest ways known here: non-temporal copy, torch's copy, oneDNN's convolution."""
     if "kernel" in inputs:
         return _arithmetic(inputs, threads)
+    if "read" in inputs:
+        return _reading(inputs, threads)
     import torch
 
     torch.set_num_threads(threads)
@@ -32,6 +34,15 @@ def roof(inputs: Inputs, threads: int) -> Mapping[str, Work]:
         ways[COPY] = non_temporal_copy(inputs, threads)[""]
         ways[FASTEST_COPY] = prefetching_copy(inputs, threads)[""]
     return ways
+
+
+def _reading(inputs: Inputs, threads: int) -> Mapping[str, Work]:
+    """Nothing is written: what bounds an operation that reads more than it writes."""
+    import torch
+
+    torch.set_num_threads(threads)
+    source = torch.from_numpy(inputs["read"])
+    return {"torch sum": Work(source.sum, lambda: inputs["read"][:1])}
 
 
 def _arithmetic(inputs: Inputs, threads: int) -> Mapping[str, Work]:
@@ -52,12 +63,14 @@ def run(report: Report, options: Options) -> None:
     channels, side = CONVOLUTION
     cases = {
         MEMORY: {"style": random.random(COPIED // 4, np.float32)},
+        READING: {"read": random.random(COPIED // 4, np.float32)},
         CACHE: {"style": random.random(CACHED // 4, np.float32)},
         ARITHMETIC: {
             "x": random.random((1, channels, side, side), np.float32),
             "kernel": random.random((channels, channels, 3, 3), np.float32),
         },
     }
+    moved = {MEMORY: 2 * COPIED, READING: COPIED, CACHE: 2 * CACHED, ARITHMETIC: 0}
     with options.farm({"roof": roof}) as farm:
         for name, inputs in cases.items():
             for threads in (1, 2):
@@ -66,7 +79,7 @@ def run(report: Report, options: Options) -> None:
                     name,
                     inputs,
                     threads=threads,
-                    bytes_moved=0 if arithmetic else 2 * inputs["style"].nbytes,
+                    bytes_moved=moved[name],
                     operations=2 * 9 * (channels * side) ** 2 if arithmetic else 0,
                     error=lambda contender, result: 0.0,
                 )

@@ -31,6 +31,7 @@ COLOURS = {
 INFORMATION = {  # no alternatives
     "numpy twin",
     "non-temporal copy",
+    "non-temporal copy, prefetching",
     "copy of as many bytes",
     "revisage in onnxruntime",
 }
@@ -53,6 +54,18 @@ class Roofs:
 
     def arithmetic(self, threads: int) -> float:
         return self._cases["arithmetic", threads].operations / self._seconds["arithmetic", threads]
+
+    def text(self) -> str:
+        rates = (
+            (level, " and ".join(f"{self.bandwidth(level, t) / 1e9:.0f}" for t in (1, 2)))
+            for level in ("memory", "reading", "cache")
+        )
+        moving = ", ".join(f"{level} {rate} GB/s" for level, rate in rates)
+        peak = " and ".join(f"{self.arithmetic(t) / 1e9:.0f}" for t in (1, 2))
+        return (
+            f"Roofs, 1 and 2 threads: {moving}, convolution {peak} GFLOP/s. `memory` and `cache` "
+            "are copies, read and write counted; `reading` writes nothing."
+        )
 
     def floor(self, case: Case) -> float:
         """Seconds below which the case cannot go; what fits half the cache is read from there."""
@@ -146,6 +159,8 @@ def section(reports: Sequence[Report], roofs: Roofs | None) -> str:
         "call needs was still in a cache).",
         "",
     ]
+    if roofs:
+        lines += [*textwrap.wrap(roofs.text(), 100), ""]
     for report in reports:
         if not report.cases:
             continue
