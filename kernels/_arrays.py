@@ -65,6 +65,8 @@ def common_device(arrays: dict[str, Any]) -> str:
 
 
 def _host_view(name: str, array: Any) -> HostArray:
+    if type(array) is np.ndarray:
+        return array
     if isinstance(array, np.ma.MaskedArray):
         raise ShapeError(f"{name} is a masked array; fill it first (.filled)")
     if isinstance(array, np.ndarray):
@@ -109,6 +111,8 @@ def host_input(name: str, array: Any, allowed: Sequence[str]) -> HostArray:
     """
     view = _host_view(name, array)
     _check_dtype(name, _numpy_name(view.dtype), allowed)
+    if view.flags.c_contiguous and view.flags.aligned:
+        return view
     try:
         return np.require(view, requirements=["C", "A"])
     except MemoryError as error:

@@ -13,7 +13,7 @@ from bench_feature_blend import COPY, FASTEST_COPY, non_temporal_copy, prefetchi
 from harness import Inputs, Options, Report, Work, print_case, run_suite
 
 MEMORY, READING, CACHE, ARITHMETIC = "memory", "reading", "cache", "arithmetic"
-COPIED = 64 << 20  # bytes: in no cache
+COPIED = 256 << 20  # bytes: in no cache
 CACHED = 2 << 20  # bytes: source and target together fit a last-level cache
 CONVOLUTION = (256, 56)  # channels, side
 

@@ -14,8 +14,17 @@ namespace {
 constexpr std::int64_t kMaxSide = 1 << 24;
 constexpr std::int64_t kRowsPerTask = 16;  // even: rows are transformed in pairs
 constexpr std::int64_t kSpectrumBytes = 1 << 20;
+// A thread takes 50 us for as many in the product; waking a second one can take as long.
+constexpr double kOperationsAlone = 6e6;
 
 const FourierKernels& current_kernels() { return REVISAGE_CURRENT_KERNELS(fourier_kernels); }
+
+bool is_small(const FftConvTask& task) {
+  const std::int64_t frequencies = task.batch * task.height * (task.width / 2 + 1);
+  return 8.0 * static_cast<double>(frequencies) * static_cast<double>(task.in_channels) *
+             static_cast<double>(task.out_channels) <
+         kOperationsAlone;
+}
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
@@ -158,13 +167,14 @@ void fft_conv_cpu(const FftConvTask& task, const FftConvWeights& weights, Execut
     throw ShapeError("x must be smaller than 2^24 per side");
   }
   thread_local Workspace workspace;
-  FourierUnit(task, weights, executor, workspace).run();
+  PoolExecutor alone(1);
+  FourierUnit(task, weights, is_small(task) ? alone : executor, workspace).run();
   workspace.trim();
 }
 
 void fft_conv_cpu(const FftConvTask& task, int threads) {
   thread_local Workspace workspace;
-  PoolExecutor executor(threads);
+  PoolExecutor executor(is_small(task) ? 1 : threads);
   const FftConvWeights weights(task, executor, workspace);
   fft_conv_cpu(task, weights, executor);
   workspace.trim();
