@@ -17,8 +17,8 @@
 namespace revisage {
 namespace {
 
-// Waking a sleeping thread costs 50 us and more, several times what a small layer takes; the gap
-// between two layers is usually shorter than this.
+// Waking a sleeping thread can take longer than a small layer does; the gap between two layers is
+// usually shorter than this.
 constexpr std::chrono::microseconds kSpin{100};
 
 inline void pause_cpu() {
