@@ -79,7 +79,8 @@ class Bundle:
         except BundleError as error:
             raise BundleError(f"{folder}: {error}") from None
         contents = {name: _read_verified(folder, manifest, name) for name in manifest.digests}
-        check_model_bytes(contents[MODEL], f"{folder / MODEL}")
+        for name in sorted(set(manifest.graphs.values())):
+            check_model_bytes(contents[name], f"{folder / name}")
         try:
             certificate = Certificate.from_json(contents[CERTIFICATE])
             _check_certificate(manifest, certificate)
@@ -94,8 +95,16 @@ class Bundle:
 
     @property
     def model_digest(self) -> str:
-        """sha256 of the graph file."""
+        """sha256 of the float32 graph: which model this is, at whatever precision it runs."""
         return self.manifest.digests[MODEL]
+
+    def graph_digest(self, precision: str = "fp32") -> str:
+        """sha256 of the graph at a precision."""
+        return self.manifest.digests[self.manifest.graph(precision)]
+
+    def read_graph(self, precision: str = "fp32") -> bytes:
+        """Bytes of the graph at a precision, verified against its digest in this very call."""
+        return self.read(self.manifest.graph(precision))
 
     def read(self, name: str = MODEL) -> bytes:
         """Bytes of one file of the bundle, verified against its digest in this very call."""
@@ -105,7 +114,8 @@ class Bundle:
 
 
 def _read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
-    content = _read(folder / name, MAX_MODEL_BYTES if name == MODEL else MAX_TEXT_BYTES)
+    graph = name in manifest.graphs.values()
+    content = _read(folder / name, MAX_MODEL_BYTES if graph else MAX_TEXT_BYTES)
     if hashlib.sha256(content).hexdigest() != manifest.digests[name]:
         raise BundleError(
             f"{folder / name}: its sha256 is not the one in manifest.json; "

@@ -26,6 +26,8 @@ from revisage.errors import BundleError
 
 __all__ = [
     "DTYPES",
+    "ENGINES",
+    "PRECISIONS",
     "SCHEMA",
     "Certificate",
     "Expected",
@@ -37,10 +39,19 @@ __all__ = [
     "Tolerance",
 ]
 
-SCHEMA = 1  # of manifest.json and certificate.json; a reader refuses every other one
+SCHEMA = 2  # of manifest.json and certificate.json; a reader refuses every other one
 
 DTYPES = ("float32", "float16", "int64", "int32", "uint8", "bool")
 SIZES = ("compact", "paper", "live")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of a graph; int8: quantised, the rest float32
+# What runs a graph: library and, where it has several, its provider.
+ENGINES = (
+    "onnxruntime-cpu",
+    "onnxruntime-cuda",
+    "onnxruntime-tensorrt",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 PADDINGS = ("none", "reflect", "border", "zero")
 PROBE_KINDS = ("picture", "mask", "uniform")
 
@@ -116,6 +127,8 @@ class Manifest:
     recipe: RecipeOrigin
     weights_digest: str  # sha256 of the safetensors file that was exported
     settings: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
+    # Precision -> file of the graph that holds it; engines with strong typing read it there.
+    graphs: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"fp32": "model.onnx"})
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file -> sha256
     schema: int = SCHEMA
 
@@ -126,6 +139,7 @@ class Manifest:
         settings: dict[str, Any] = dict(self.settings)
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         object.__setattr__(self, "settings", MappingProxyType(settings))
+        object.__setattr__(self, "graphs", MappingProxyType(dict(self.graphs)))
         object.__setattr__(self, "digests", MappingProxyType(dict(self.digests)))
         _check_manifest(self)
 
@@ -142,6 +156,20 @@ class Manifest:
             raise BundleError(
                 f"bundle {self.name!r} states no tolerance for {engine} at {precision}; "
                 f"it is made for: {known}"
+            ) from None
+
+    def graph(self, precision: str) -> str:
+        """The file of the graph at a precision.
+
+        Raises:
+            BundleError: this bundle has no such graph.
+        """
+        try:
+            return self.graphs[precision]
+        except KeyError:
+            raise BundleError(
+                f"bundle {self.name!r} has no graph at {precision}; it has: "
+                f"{', '.join(self.graphs)}"
             ) from None
 
     def setting(self, key: str) -> Setting:
@@ -184,6 +212,7 @@ class Manifest:
             recipe=fields.take("recipe", _recipe),
             weights_digest=fields.take("weights_digest", _text),
             settings=fields.take("settings", _mapping_of(_setting)),
+            graphs=fields.take("graphs", _mapping_of(_text)),
             digests=fields.take("digests", _mapping_of(_text)),
         )
         fields.finish()
@@ -337,8 +366,17 @@ def _check_manifest(manifest: Manifest) -> None:
         check(len(set(names)) == len(names), field, "two tensors have the same name")
         for tensor in tensors:
             _check_tensor(tensor, f"manifest.json: {field}.{tensor.name}")
+    check("fp32" in manifest.graphs, "graphs", "names no graph at fp32")
+    for precision in manifest.graphs:
+        check(precision in PRECISIONS, "graphs", f"{precision!r} is not one of {PRECISIONS}")
     for engine, precisions in manifest.tolerances.items():
+        check(engine in ENGINES, "tolerances", f"engine {engine!r} is not one of {ENGINES}")
         for precision, tolerance in precisions.items():
+            check(
+                precision in manifest.graphs,
+                f"tolerances.{engine}.{precision}",
+                "is the tolerance of a graph that the bundle does not have",
+            )
             for kind in ("max_abs", "mean_abs"):
                 value = getattr(tolerance, kind)
                 check(
@@ -356,6 +394,12 @@ def _check_manifest(manifest: Manifest) -> None:
             _DIGEST.fullmatch(digest) is not None,
             f"digests.{name}",
             "is not a sha256 in lower-case hexadecimal",
+        )
+    for precision, file in manifest.graphs.items():
+        check(
+            not manifest.digests or file in manifest.digests,
+            f"graphs.{precision}",
+            f"{file!r} is not among the digests",
         )
 
 

@@ -37,7 +37,6 @@ from revisage.onnx_guard import function_names
 
 __all__ = ["OnnxRuntimeEngine", "cuda_obstacle", "operators_obstacle", "usable_cores"]
 
-PRECISIONS = ("fp32",)
 OPERATORS = {"FeatureBlend", "FftConv", "FlowWarp"}  # see Note [Operators of ours]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -120,7 +119,7 @@ class OnnxRuntimeEngine(Engine):
         options.enable_cpu_mem_arena = True
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        model = self.bundle.read()
+        model = self.bundle.read_graph(self.precision)
         ours = sorted(OPERATORS & function_names(model, "revisage"))
         self.operators = self._register_operators(ours, options)
         providers: list[Any] = [_PROVIDERS["cpu"]]

@@ -12,8 +12,9 @@ import os
 from revisage import env
 from revisage.bundle import Bundle
 from revisage.engines.base import Engine
-from revisage.engines.onnxruntime import PRECISIONS, OnnxRuntimeEngine, cuda_obstacle
+from revisage.engines.onnxruntime import OnnxRuntimeEngine, cuda_obstacle
 from revisage.errors import DeviceError, EngineError, OptionError
+from revisage.manifest import PRECISIONS
 
 __all__ = ["DEVICES", "DeviceStatus", "device_status", "open_engine"]
 
@@ -52,7 +53,7 @@ def open_engine(
     Args:
         bundle: an open bundle, or the path of one.
         device: "cpu", "cuda", or "auto" for the best that works here.
-        precision: "fp32".
+        precision: "fp32", "fp16", "bf16" or "int8": one whose graph the bundle has.
         threads: CPU threads of one call; None takes `REVISAGE_NUM_THREADS`, else all cores that
             this process may use. The output does not depend on it.
         operators: who runs the graph's operators of ours on the CPU: "native" (our kernels; an

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from revisage import kernels
@@ -28,7 +28,9 @@ def random_inputs(
 
 
 def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(result - expected).max() / max(1e-6, np.abs(expected).max()))
+    # The terms of a sum are of size one. Where one or two pixels are the whole output they may
+    # cancel, and rounding is judged against the terms, not against what is left.
+    return float(np.abs(result - expected).max() / max(0.1, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 8), (5, 1), (4, 4), (7, 6), (6, 7), (31, 11)])
@@ -124,6 +126,7 @@ SIDES = [
     n=st.integers(1, 3),
     channels=st.tuples(st.integers(1, 35), st.integers(1, 35)),
 )
+@example(seed=3241, sides=(1, 1), n=1, channels=(1, 1))  # four terms that cancel
 def test_native_agrees_with_reference(
     isa: str, seed: int, sides: tuple[int, int], n: int, channels: tuple[int, int]
 ) -> None:
