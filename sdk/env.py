@@ -4,6 +4,8 @@
 | --- | --- | --- |
 | `REVISAGE_NUM_THREADS` | CPU threads of engines and kernels, 1 or more | all usable cores |
 | `REVISAGE_OPERATORS` | native, portable or auto: see `revisage.engines.open_engine` | auto |
+| `REVISAGE_CACHE` | folder of built engines | the user's cache folder |
+| `REVISAGE_CACHE_GIGABYTES` | how large that folder may grow | 8 |
 
 The kernels read the first one too, where they are called without a session. The number of threads
 never changes a result, only its time.
@@ -11,11 +13,13 @@ never changes a result, only its time.
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 from revisage.errors import OptionError
 
-__all__ = ["OPERATORS", "number_of_threads", "operators"]
+__all__ = ["OPERATORS", "cache_bytes", "cache_folder", "number_of_threads", "operators"]
 
 OPERATORS = ("auto", "native", "portable")
 
@@ -46,3 +50,31 @@ def operators() -> str:
     if text not in OPERATORS:
         raise OptionError(f"REVISAGE_OPERATORS is {text!r}; set it to {', '.join(OPERATORS)}")
     return text
+
+
+def cache_folder() -> Path:
+    """`REVISAGE_CACHE`, else the folder `revisage/engines` in the user's cache folder."""
+    text = os.environ.get("REVISAGE_CACHE", "").strip()
+    if text:
+        return Path(text).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("revisage", appauthor=False) / "engines"
+
+
+def cache_bytes() -> int:
+    """`REVISAGE_CACHE_GIGABYTES` in bytes.
+
+    Raises:
+        OptionError: it is set to something that is not a number above 0.
+    """
+    text = os.environ.get("REVISAGE_CACHE_GIGABYTES", "").strip() or "8"
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 < gigabytes < math.inf:
+        raise OptionError(
+            f"REVISAGE_CACHE_GIGABYTES is {text!r}; set it to a number above 0, or unset it"
+        )
+    return int(gigabytes * 1e9)
