@@ -80,9 +80,9 @@ def _probe_inputs(specs: Sequence[TensorSpec], multiple_of: int) -> dict[str, Pr
     }
 
 
-def _engine_devices() -> dict[str, str]:
-    """Engine names that can be measured on this machine, with their device."""
-    return {f"onnxruntime-{s.device}": s.device for s in device_status() if s.usable}
+def _usable_engines() -> tuple[str, ...]:
+    """Engines that can be measured on this machine."""
+    return tuple(status.engine for status in device_status() if status.usable)
 
 
 def _versions() -> dict[str, str]:
@@ -185,9 +185,9 @@ def write_bundle(
         errors = _measure_engines(temporary, manifest, certificate, reference_inputs, truths)
         certificate = dataclasses.replace(certificate, errors=errors)
         _write_texts(temporary, manifest, certificate)
-        for engine, device in _engine_devices().items():
+        for engine in _usable_engines():
             for precision in manifest.tolerances.get(engine, {}):
-                with open_engine(temporary, device, precision=precision):
+                with open_engine(temporary, engine=engine, precision=precision):
                     pass  # opening repeats the probe within the stated tolerance
         temporary.chmod(0o755)  # mkdtemp makes it private
         _put_in_place(temporary, place)
@@ -201,7 +201,7 @@ def write_bundle(
 def _stated_manifest(manifest_fields: ManifestFields, digests: Mapping[str, str]) -> Manifest:
     """The manifest, checked; and whether any engine of it can be certified on this machine."""
     manifest = Manifest(**manifest_fields, opset=OPSET, digests=digests)
-    if not set(manifest.tolerances) & set(_engine_devices()):
+    if not set(manifest.tolerances) & set(_usable_engines()):
         raise ParityError(
             f"{manifest.name}: none of its engines ({', '.join(manifest.tolerances) or '-'}) runs "
             "on this machine, so nothing could be certified"
@@ -243,13 +243,14 @@ def _measure_engines(
     lax = {e: dict.fromkeys(precisions, unlimited) for e, precisions in manifest.tolerances.items()}
     _write_texts(folder, dataclasses.replace(manifest, tolerances=lax), certificate)
     measured: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for engine_name, device in _engine_devices().items():
+    for engine_name in _usable_engines():
         for precision, tolerance in manifest.tolerances.get(engine_name, {}).items():
             for operators in ("portable", "native"):
-                if operators == "native" and (device != "cpu" or onnxruntime_library() is None):
+                on_cpu = engine_name == "onnxruntime-cpu"
+                if operators == "native" and not (on_cpu and onnxruntime_library()):
                     continue
                 with open_engine(
-                    folder, device, precision=precision, operators=operators
+                    folder, engine=engine_name, precision=precision, operators=operators
                 ) as engine:
                     if operators == "native" and not engine.operators:
                         continue  # the graph has none, so there is no second way to run it

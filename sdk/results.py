@@ -21,14 +21,18 @@ class Receipt:
     """How a result came about: enough to reproduce it, and to see where the time went."""
 
     version: str  # of Revisage
-    device: str  # "cpu", "cuda"; "" where no network ran
-    engine: str  # "onnxruntime-cpu"; "" where no network ran
-    precision: str  # "fp32"; "" where no network ran
+    # What the networks ran on: "cpu"; "onnxruntime-cpu"; "fp32". Where they differ, every value
+    # ("int8, fp32"); "" where no network ran.
+    device: str
+    engine: str
+    precision: str
     models: Mapping[str, str]  # bundle -> sha256 of its model.onnx
     kernels: str  # "native" (C++) or "reference" (NumPy)
     threads: int | None  # as asked for; None: all usable cores
     milliseconds: Mapping[str, float]  # stage -> wall time, in the order of work
-    reason: str = ""  # why this device
+    reason: str = ""  # why this engine, and why no better one
+    # Bundle -> engine and precision that it ran on: "onnxruntime-cpu int8"
+    engines: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # Operators of ours in the networks -> "native" (our kernels) or "portable" (standard ones)
     operators: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -45,6 +49,7 @@ class Receipt:
         """The receipt as plain values."""
         entries = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         entries["models"] = dict(self.models)
+        entries["engines"] = dict(self.engines)
         entries["operators"] = dict(self.operators)
         entries["milliseconds"] = {k: round(v, 3) for k, v in self.milliseconds.items()}
         return entries
@@ -57,8 +62,10 @@ class Receipt:
         ran = f"{self.device}, {self.engine}, {self.precision}" if self.engine else "no network ran"
         threads = "all cores" if self.threads is None else f"{self.threads} threads"
         lines = [f"revisage {self.version}: {ran}, {self.kernels} kernels, {threads}"]
+        lines += [f"  why    {self.reason}"] if self.reason else []
         lines += [
-            f"  model  {name:<18} sha256 {digest[:16]}" for name, digest in self.models.items()
+            f"  model  {name:<18} sha256 {digest[:16]}  {self.engines.get(name, '')}".rstrip()
+            for name, digest in self.models.items()
         ]
         lines += [f"  node   {name:<18} {who}" for name, who in self.operators.items()]
         lines += [f"  time   {stage:<18} {ms:>9.1f} ms" for stage, ms in self.milliseconds.items()]

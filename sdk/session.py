@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from revisage import env
 from revisage.errors import NoFaceError, OptionError
+from revisage.manifest import ENGINES, PRECISIONS
 from revisage.operations import Operation, bundles_of, make_operation
 from revisage.options import Retouch
 from revisage.pixels import Pixels, open_pixels
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from revisage.faces import Face
     from revisage.video import FrameBatch, VideoReader
 
-__all__ = ["FaceSource", "Parts", "Session"]
+__all__ = ["EngineChoice", "FaceSource", "Parts", "Session"]
 
 FACE_BUNDLES = ("face_finder", "face_landmarks")
 _MAX_THREADS = 1024
@@ -40,20 +41,31 @@ class FaceSource(Protocol):
         """The faces of a frame, given those of the frame before."""
 
 
-def _shipped_faces(device: str, threads: int | None) -> FaceSource:
+@dataclasses.dataclass(frozen=True)
+class EngineChoice:
+    """What a session's networks run on: arguments of `revisage.engines.open_engine`."""
+
+    device: str = "auto"
+    engine: str | None = None
+    precision: str = "fp32"
+    threads: int | None = None
+
+
+def _shipped_faces(choice: EngineChoice) -> FaceSource:
     from revisage.faces import FaceFinder
 
-    finder = FaceFinder(device=device, threads=threads)
+    # At fp32 whatever the operations run at: landmarks decide where everything else looks.
+    finder = FaceFinder(device=choice.device, threads=choice.threads, engine=choice.engine)
     for bundle in FACE_BUNDLES:
         finder.engine(bundle)  # loads it now, so that finding is not timed with loading
     return finder
 
 
-def _shipped_engine(bundle: str, device: str, threads: int | None) -> Any:
+def _shipped_engine(bundle: str, choice: EngineChoice) -> Any:
     from revisage.bundle import shipped_bundle
     from revisage.engines import open_engine
 
-    return open_engine(shipped_bundle(bundle), device, threads=threads)
+    return open_engine(shipped_bundle(bundle), **dataclasses.asdict(choice))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +75,8 @@ class Parts:
     Give other ones to use your own models, or simple stand-ins in tests.
     """
 
-    faces: Callable[[str, int | None], FaceSource] = _shipped_faces
-    engine: Callable[[str, str, int | None], Any] = _shipped_engine  # bundle, device, threads
+    faces: Callable[[EngineChoice], FaceSource] = _shipped_faces
+    engine: Callable[[str, EngineChoice], Any] = _shipped_engine  # the name of a bundle, on what
 
 
 class Session:
@@ -76,18 +88,31 @@ class Session:
         device: "cpu", "cuda", or "auto" for the best that works here (the receipt says why).
         threads: CPU threads; None takes `REVISAGE_NUM_THREADS`, else all usable cores. The result
             does not depend on it.
+        engine: one of `revisage.manifest.ENGINES`, and no other; None: the best on the device.
+        precision: "fp32", "fp16", "bf16" or "int8" for the networks of the operations. Faces are
+            always found at fp32.
         parts: where networks come from; the default is the bundles in the package.
 
     Raises:
-        OptionError: an unknown device or thread count (an engine that cannot run shows on first
-            use, as DeviceError).
+        OptionError: an unknown device, engine, precision or thread count (an engine that cannot
+            run shows on first use, as DeviceError).
     """
 
     def __init__(
-        self, device: str = "auto", threads: int | None = None, *, parts: Parts | None = None
+        self,
+        device: str = "auto",
+        threads: int | None = None,
+        *,
+        engine: str | None = None,
+        precision: str = "fp32",
+        parts: Parts | None = None,
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise OptionError(f"device {device!r} is not one of auto, cpu, cuda")
+        if engine is not None and engine not in ENGINES:
+            raise OptionError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+        if precision not in PRECISIONS:
+            raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         threads = env.number_of_threads() if threads is None else threads
         if threads is not None and (
             isinstance(threads, bool)
@@ -97,6 +122,7 @@ class Session:
             raise OptionError(f"threads={threads!r} is not a whole number from 1 to {_MAX_THREADS}")
         self.device = device
         self.threads = threads
+        self._choice = EngineChoice(device, engine, precision, threads)
         self._parts = parts or Parts()
         self._lock = threading.RLock()
         self._faces: FaceSource | None = None
@@ -237,7 +263,7 @@ class Session:
     def _face_source(self) -> FaceSource:
         with self._lock:
             if self._faces is None:
-                self._faces = self._parts.faces(self.device, self.threads)
+                self._faces = self._parts.faces(self._choice)
             return self._faces
 
     def _operation(self, name: str, stopwatch: Stopwatch) -> Operation:
@@ -250,7 +276,7 @@ class Session:
 
     def _engine(self, bundle: str) -> Any:
         if bundle not in self._engines:
-            self._engines[bundle] = self._parts.engine(bundle, self.device, self.threads)
+            self._engines[bundle] = self._parts.engine(bundle, self._choice)
         return self._engines[bundle]
 
     def _receipt(self, strengths: dict[str, float], stopwatch: Stopwatch) -> Receipt:
@@ -263,17 +289,22 @@ class Session:
             find_engine = getattr(self._faces, "engine", None)  # a stand-in may have none
             if used and find_engine is not None:
                 used = {name: find_engine(name) for name in FACE_BUNDLES} | used
-        first = next(iter(used.values()), None)
+
+        def of_all(attribute: str) -> str:
+            """What the networks have in common; where they differ, each value once."""
+            return ", ".join(dict.fromkeys(getattr(engine, attribute) for engine in used.values()))
+
         return Receipt(
             version=revisage.__version__,
-            device="" if first is None else first.device,
-            engine="" if first is None else first.name,
-            precision="" if first is None else first.precision,
+            device=of_all("device"),
+            engine=of_all("name"),
+            precision=of_all("precision"),
+            engines={name: f"{engine.name} {engine.precision}" for name, engine in used.items()},
             models={name: engine.bundle.model_digest for name, engine in used.items()},
             kernels="native" if HAS_NATIVE else "reference",
             threads=self.threads,
             milliseconds=dict(stopwatch.milliseconds),
-            reason="" if first is None else first.reason,
+            reason=of_all("reason"),
             operators={k: v for e in used.values() for k, v in getattr(e, "operators", {}).items()},
         )
 

@@ -92,7 +92,7 @@ def _operators() -> None:
 
 
 def _devices() -> int:
-    print("Devices")
+    print("Engines")
     try:
         from revisage.engines import device_status
 
@@ -101,7 +101,7 @@ def _devices() -> int:
         _line("FAIL", "cpu", f"ONNX Runtime cannot be imported ({error}): pip install onnxruntime")
         return 1
     for status in statuses:
-        _line("ok" if status.usable else "-", status.device, status.reason)
+        _line("ok" if status.usable else "-", status.engine, f"{status.device}: {status.reason}")
     return 0
 
 
@@ -115,7 +115,7 @@ def _models() -> int:
     if not names:
         _line("FAIL", "bundles", "none came with this installation: reinstall Revisage")
         return 1
-    usable = [status.device for status in device_status() if status.usable]
+    usable = [status.engine for status in device_status() if status.usable]
     problems = 0
     for name in names:
         try:
@@ -124,14 +124,15 @@ def _models() -> int:
             problems += 1
             _line("FAIL", name, str(error))
             continue
-        for device in usable:
-            try:
-                with open_engine(bundle, device) as engine:
-                    ours = "".join(f", {n} {who}" for n, who in engine.operators.items())
-                    _line("ok", name, f"certified output on {engine.name} {engine.precision}{ours}")
-            except RevisageError as error:
-                problems += 1
-                _line("FAIL", name, str(error))
+        for engine_name in usable:
+            for precision in bundle.manifest.tolerances.get(engine_name, {}):
+                try:
+                    with open_engine(bundle, engine=engine_name, precision=precision) as engine:
+                        ours = "".join(f", {n} {who}" for n, who in engine.operators.items())
+                        _line("ok", name, f"certified output on {engine_name} {precision}{ours}")
+                except RevisageError as error:
+                    problems += 1
+                    _line("FAIL", name, str(error))
     return problems
 
 

@@ -83,10 +83,11 @@ def _verify(given: list[Path]) -> int:
             bundle = Bundle.open(folder)
             ran = []
             for status in device_status():
-                name = f"onnxruntime-{status.device}"
-                for precision in bundle.manifest.tolerances.get(name, {}):
+                for precision in bundle.manifest.tolerances.get(status.engine, {}):
                     if status.usable:
-                        with open_engine(bundle, status.device, precision=precision) as engine:
+                        with open_engine(
+                            bundle, engine=status.engine, precision=precision
+                        ) as engine:
                             ran.append(f"{engine.name} {engine.precision}")
         except RevisageError as error:
             failed += 1

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from revisage.manifest import ENGINES, PRECISIONS
+
 if TYPE_CHECKING:
     from revisage.options import Retouch
     from revisage.results import Receipt, Result
     from revisage.session import Session
 
-__all__ = ["add_parser", "add_session_options", "run"]
+__all__ = ["add_parser", "add_session_options", "open_session", "run"]
 
 _COMPARE_SIDE = 1600  # of each half of a before/after picture, pixels
 
@@ -57,8 +59,23 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument(
+        "--engine", metavar="NAME", help=f"this engine and no other: {', '.join(ENGINES)}"
+    )
+    parser.add_argument(
+        "--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)"
+    )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def open_session(args: argparse.Namespace) -> Session:
+    """A session as those options say."""
+    from revisage.session import Session
+
+    return Session(
+        device=args.device, engine=args.engine, precision=args.precision, threads=args.threads
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
     from revisage.errors import RevisageError
     from revisage.options import Retouch
     from revisage.photo.output import check_output
-    from revisage.session import Session
 
     options = Retouch(wrinkles=args.wrinkles)
     jobs = _plan(args)
@@ -85,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.json, force=args.force)
     receipts: list[dict[str, Any]] = []
     failed = 0
-    with Session(device=args.device, threads=args.threads) as session:
+    with open_session(args) as session:
         for number, job in enumerate(jobs, start=1):
             try:
                 receipt = _retouch(session, job, options, args)

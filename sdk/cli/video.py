@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from revisage.cli.retouch import add_session_options
+from revisage.cli.retouch import add_session_options, open_session
 
 __all__ = ["add_parser", "run"]
 
@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
     """Retouch one video; returns 0."""
     from revisage.errors import NoFaceError, OptionError
     from revisage.options import Retouch
-    from revisage.session import Session
     from revisage.video import open_video
 
     options = Retouch(wrinkles=args.wrinkles)
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"{args.out}: is the video itself; name another file")
     start = time.perf_counter()
     with (
-        Session(device=args.device, threads=args.threads) as session,
+        open_session(args) as session,
         open_video(args.video) as source,
         source.writer(args.out, force=args.force) as out,
     ):

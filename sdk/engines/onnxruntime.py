@@ -22,7 +22,6 @@ Note [Operators of ours]
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +34,7 @@ from revisage.errors import DeviceError, EngineError
 from revisage.kernels import onnxruntime_library
 from revisage.onnx_guard import function_names
 
-__all__ = ["OnnxRuntimeEngine", "cuda_obstacle", "operators_obstacle", "usable_cores"]
+__all__ = ["OnnxRuntimeEngine", "operators_obstacle", "provider_obstacle", "usable_cores"]
 
 OPERATORS = {"FeatureBlend", "FftConv", "FlowWarp"}  # see Note [Operators of ours]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -48,29 +47,16 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def cuda_obstacle() -> str:
-    """Why ONNX Runtime cannot use CUDA here, with the remedy; "" where nothing speaks against it.
-
-    Checks what can be known without loading a model: the provider and the driver.
-    """
+def provider_obstacle(provider: str) -> str:
+    """Why ONNX Runtime lacks a provider ("cpu", "cuda"), with the remedy; "" where it has it."""
     import onnxruntime
 
-    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        return (
-            f"the installed ONNX Runtime {onnxruntime.__version__} has no CUDA provider: "
-            "pip uninstall onnxruntime, then pip install 'revisage[gpu]'"
-        )
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver (libcuda.so.1) is installed: install the driver for your GPU"
-    status = driver.cuInit(0)
-    count = ctypes.c_int(0)
-    if status == 0:
-        status = driver.cuDeviceGetCount(ctypes.byref(count))
-    if status != 0 or count.value == 0:
-        return f"the NVIDIA driver finds no usable GPU (CUDA error {status}): check nvidia-smi"
-    return ""
+    if _PROVIDERS[provider] in onnxruntime.get_available_providers():
+        return ""
+    return (
+        f"the installed ONNX Runtime {onnxruntime.__version__} has no {provider.upper()} provider: "
+        "pip uninstall onnxruntime, then pip install 'revisage[gpu]'"
+    )
 
 
 def operators_obstacle() -> str:
@@ -106,10 +92,6 @@ class OnnxRuntimeEngine(Engine):
     def _activate_impl(self) -> None:
         import onnxruntime
 
-        if self.device == "cuda":
-            obstacle = cuda_obstacle()
-            if obstacle:
-                raise DeviceError(f"device 'cuda' cannot run here: {obstacle}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -128,7 +110,9 @@ class OnnxRuntimeEngine(Engine):
             settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
             providers.insert(0, (_PROVIDERS["cuda"], settings))
         try:
-            session = onnxruntime.InferenceSession(model, sess_options=options, providers=providers)
+            session = onnxruntime.InferenceSession(
+                model, sess_options=options, providers=providers, enable_fallback=0
+            )
         except Exception as error:  # onnxruntime raises classes without a common base of its own
             raise EngineError(
                 f"{self.bundle.name}: ONNX Runtime {onnxruntime.__version__} cannot load the graph "
@@ -137,7 +121,7 @@ class OnnxRuntimeEngine(Engine):
         # ONNX Runtime falls back to the CPU with no more than a log line.
         if _PROVIDERS[self.device] not in session.get_providers():
             raise DeviceError(
-                f"device {self.device!r} cannot run here: ONNX Runtime could not load its provider "
+                f"ONNX Runtime could not load its provider for {self.device!r} "
                 "(CUDA 13 runtime, cuBLAS or cuDNN 9 missing?): pip install 'revisage[gpu]'"
             )
         for kind, given, stated in (

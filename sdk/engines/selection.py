@@ -1,18 +1,20 @@
-"""Which engine runs a bundle: a device that was asked for, or the best that really works.
+"""Which engine runs a bundle: one that was asked for, or the best that really works.
 
-Nothing falls back silently. A device that was named and cannot run is a `DeviceError` with the
-reason and the remedy; `auto` says in `Engine.reason` why it took what it took.
+Nothing falls back silently. A device or an engine that was named and cannot run is a `DeviceError`
+with the reason and the remedy; where there was a choice, `Engine.reason` says why it fell so.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 from revisage import env
 from revisage.bundle import Bundle
 from revisage.engines.base import Engine
-from revisage.engines.onnxruntime import OnnxRuntimeEngine, cuda_obstacle
+from revisage.engines.gpu import gpu_obstacle
+from revisage.engines.onnxruntime import OnnxRuntimeEngine, provider_obstacle
 from revisage.errors import DeviceError, EngineError, OptionError
 from revisage.manifest import PRECISIONS
 
@@ -23,36 +25,69 @@ MAX_THREADS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class DeviceStatus:
-    """What one device can do here."""
+class _Kind:
+    """One of `revisage.manifest.ENGINES`: where it runs and how it is made."""
 
     device: str
+    library: str
+    obstacle: Callable[[], str]  # why it cannot run here, with the remedy; "" where it can
+    make: Callable[..., Engine]  # (bundle, *, precision, threads, operators, reason)
+
+
+def _onnxruntime(provider: str) -> _Kind:
+    def obstacle() -> str:
+        return (gpu_obstacle() if provider != "cpu" else "") or provider_obstacle(provider)
+
+    def make(bundle: Bundle, **options: object) -> Engine:
+        return OnnxRuntimeEngine(bundle, provider, **options)  # type: ignore[arg-type]
+
+    titles = {"cpu": "CPU", "cuda": "CUDA"}
+    device = "cpu" if provider == "cpu" else "cuda"
+    return _Kind(device, f"ONNX Runtime, {titles[provider]} provider", obstacle, make)
+
+
+# Best first: what compiles a whole network comes before what runs it node by node.
+_KINDS: dict[str, _Kind] = {
+    "onnxruntime-cuda": _onnxruntime("cuda"),
+    "onnxruntime-cpu": _onnxruntime("cpu"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceStatus:
+    """What one engine can do here."""
+
+    device: str  # that it runs on: "cpu", "cuda"
+    engine: str  # one of `revisage.manifest.ENGINES`
     usable: bool
     reason: str  # why not, with the remedy; what it is where it is usable
 
 
 def device_status() -> tuple[DeviceStatus, ...]:
-    """Every device that this version knows, best first, and whether it can run here."""
-    obstacle = cuda_obstacle()
-    return (
-        DeviceStatus("cuda", not obstacle, obstacle or "ONNX Runtime, CUDA provider"),
-        DeviceStatus("cpu", True, "ONNX Runtime, CPU provider"),
-    )
+    """Every engine that this version knows, best first, and whether it can run here."""
+    found = []
+    for name, kind in _KINDS.items():
+        obstacle = kind.obstacle()
+        found.append(DeviceStatus(kind.device, name, not obstacle, obstacle or kind.library))
+    return tuple(found)
 
 
 def open_engine(
     bundle: Bundle | str | os.PathLike[str],
     device: str = "auto",
     *,
+    engine: str | None = None,
     precision: str = "fp32",
     threads: int | None = None,
     operators: str | None = None,
 ) -> Engine:
-    """Load a bundle on a device and check it against its certificate.
+    """Load a bundle on an engine and check it against its certificate.
 
     Args:
         bundle: an open bundle, or the path of one.
-        device: "cpu", "cuda", or "auto" for the best that works here.
+        device: "cpu", "cuda", or "auto" for the best that works here. Engines for which the bundle
+            states no tolerance are left out.
+        engine: one of `revisage.manifest.ENGINES`, and no other; None: the best on the device.
         precision: "fp32", "fp16", "bf16" or "int8": one whose graph the bundle has.
         threads: CPU threads of one call; None takes `REVISAGE_NUM_THREADS`, else all cores that
             this process may use. The output does not depend on it.
@@ -62,20 +97,17 @@ def open_engine(
             within the certified tolerance; `Engine.operators` says which runs.
 
     Returns:
-        An active engine; use it as a context manager, or `deactivate` it when done.
+        An active engine; use it as a context manager, or `deactivate` it when done. Its `reason`
+        says why it was taken, and of every better one why not.
 
     Raises:
-        OptionError: an unknown device, precision, thread count or choice of operators.
-        DeviceError: the named device cannot run here, or native operators were not built.
-        BundleError: the bundle is damaged, or not made for the device or precision.
+        OptionError: an unknown device, engine, precision, thread count or choice of operators, or
+            an engine that does not run on the device.
+        DeviceError: the named device or engine cannot run here, or native operators were not built.
+        BundleError: the bundle is damaged, or not made for the engine or precision.
         EngineError: the graph does not load, or does not give the certified output.
     """
-    if device not in DEVICES:
-        raise OptionError(f"device {device!r} is not one of {', '.join(DEVICES)}")
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise OptionError(f"threads={threads} is not within 1..{MAX_THREADS}; None means all cores")
+    _check_choice(device, engine, precision, threads)
     threads = env.number_of_threads() if threads is None else threads
     operators = env.operators() if operators is None else operators
     if operators not in env.OPERATORS:
@@ -83,23 +115,58 @@ def open_engine(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
 
     def start(name: str, reason: str) -> Engine:
-        engine = OnnxRuntimeEngine(
-            opened,
-            name,
-            precision=precision,
-            threads=threads,
-            operators=operators,
-            reason=reason,
+        obstacle = _KINDS[name].obstacle()
+        if obstacle:
+            raise DeviceError(obstacle)
+        made = _KINDS[name].make(
+            opened, precision=precision, threads=threads, operators=operators, reason=reason
         )
-        engine.activate()
-        return engine
+        made.activate()
+        return made
 
-    if device != "auto":
-        return start(device, f"device {device!r} was asked for")
-    obstacle = cuda_obstacle()
-    if not obstacle:
+    names = [engine] if engine else [n for n, k in _KINDS.items() if device in ("auto", k.device)]
+    opened.manifest.graph(precision)  # a missing graph is a clearer error than a missing tolerance
+    made_for = [n for n in names if precision in opened.manifest.tolerances.get(n, {})]
+    if not made_for:
+        opened.manifest.tolerance(names[-1], precision)  # raises: it names what there is
+    asked = f"engine {engine!r}" if engine else f"device {device!r}"
+    refusals: dict[str, Exception] = {}
+    for name in made_for:
         try:
-            return start("cuda", "the fastest device that works here")
+            return start(name, _why(asked, refusals))
         except (DeviceError, EngineError) as error:
-            obstacle = str(error)
-    return start("cpu", f"no CUDA: {obstacle}")
+            refusals[name] = error
+    loaded = [error for error in refusals.values() if isinstance(error, EngineError)]
+    if len(refusals) == len(loaded) == 1:
+        raise loaded[0]
+    kind = EngineError if loaded else DeviceError
+    raise kind(f"{asked} cannot run here: {_listed(refusals)}")
+
+
+def _check_choice(device: str, engine: str | None, precision: str, threads: int | None) -> None:
+    if device not in DEVICES:
+        raise OptionError(f"device {device!r} is not one of {', '.join(DEVICES)}")
+    if engine is not None and engine not in _KINDS:
+        raise OptionError(f"engine {engine!r} is not one of {', '.join(_KINDS)}")
+    if engine is not None and device not in ("auto", _KINDS[engine].device):
+        raise OptionError(
+            f"engine {engine!r} runs on {_KINDS[engine].device!r}, not on {device!r}; "
+            'leave the device at "auto"'
+        )
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise OptionError(f"threads={threads} is not within 1..{MAX_THREADS}; None means all cores")
+
+
+def _why(asked: str, refusals: dict[str, Exception]) -> str:
+    taken = "the best that works here" if asked == "device 'auto'" else f"{asked} was asked for"
+    return f"{taken}; not {_listed(refusals)}" if refusals else taken
+
+
+def _listed(refusals: dict[str, Exception]) -> str:
+    """Reasons, each once, behind the engines that it stopped."""
+    by_reason: dict[str, list[str]] = {}
+    for name, error in refusals.items():
+        by_reason.setdefault(str(error), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())

@@ -94,16 +94,23 @@ class FaceFinder:
     Args:
         device: "auto", "cpu" or "cuda"; see `revisage.engines.open_engine`.
         threads: CPU threads of one call; None means all cores. Never changes the result.
+        engine: one of `revisage.manifest.ENGINES`, and no other; None: the best on the device.
         smallest_face: width in pixels of the smallest face to search for, 24 or more. Half of it
             takes about four times as long.
     """
 
     def __init__(
-        self, device: str = "auto", threads: int | None = None, *, smallest_face: float = 48.0
+        self,
+        device: str = "auto",
+        threads: int | None = None,
+        *,
+        engine: str | None = None,
+        smallest_face: float = 48.0,
     ) -> None:
         if not smallest_face >= 24:
             raise OptionError(f"smallest_face={smallest_face}: must be 24 pixels or more")
-        self._device, self._threads, self._smallest = device, threads, smallest_face
+        self._device, self._threads, self._engine = device, threads, engine
+        self._smallest = smallest_face
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
 
@@ -133,7 +140,9 @@ class FaceFinder:
         with self._lock:
             if name not in self._engines:
                 bundle = shipped_bundle(name)
-                self._engines[name] = open_engine(bundle, self._device, threads=self._threads)
+                self._engines[name] = open_engine(
+                    bundle, self._device, engine=self._engine, threads=self._threads
+                )
             return self._engines[name]
 
     def find(self, photo: Any) -> list[Face]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from revisage.faces import Face
 from revisage.faces.face import box_of_landmarks
-from revisage.session import Parts, Session
+from revisage.session import EngineChoice, Parts, Session
 
 FACE_SIZE = 512  # the square that `average_landmarks` are drawn in
 SIZE = 128  # of the networks: quick
@@ -124,9 +124,9 @@ class StandInParts:
         self.loads: list[str] = []
 
     def parts(self) -> Parts:
-        return Parts(faces=lambda device, threads: self.faces, engine=self._engine)
+        return Parts(faces=lambda choice: self.faces, engine=self._engine)
 
-    def _engine(self, bundle: str, device: str, threads: int | None) -> StandInEngine:
+    def _engine(self, bundle: str, choice: EngineChoice) -> StandInEngine:
         self.loads.append(bundle)
         self.engines[bundle] = StandInEngine(bundle, self.size)
         return self.engines[bundle]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -181,7 +182,8 @@ def test_auto_takes_what_works_and_says_why(folder: Path, image: Any) -> None:
             assert engine.device == "cuda"
         else:
             assert engine.device == "cpu"
-            assert "no CUDA" in engine.reason
+            assert "the best that works here; not " in engine.reason
+            assert "onnxruntime-cuda: no NVIDIA driver" in engine.reason
         np.testing.assert_allclose(engine.infer({"image": image})["scaled"], image * 3, rtol=1e-6)
 
 
@@ -190,6 +192,54 @@ def test_cuda_that_cannot_run_is_an_error_with_a_remedy(folder: Path) -> None:
         pytest.skip("CUDA works here")
     with pytest.raises(DeviceError, match=r"'cuda' cannot run here: .*(pip install|driver|smi)"):
         open_engine(folder, "cuda")
+    with pytest.raises(
+        DeviceError, match=r"engine 'onnxruntime-cuda' cannot run here: .*(pip install|driver|smi)"
+    ):
+        open_engine(folder, engine="onnxruntime-cuda")
+
+
+def test_every_engine_says_whether_it_runs_and_what_to_do() -> None:
+    statuses = {status.engine: status for status in device_status()}
+    assert list(statuses)[-1] == "onnxruntime-cpu"  # best first
+    assert statuses["onnxruntime-cpu"].usable
+    for status in statuses.values():
+        assert status.device == ("cpu" if status.engine == "onnxruntime-cpu" else "cuda")
+        if not status.usable:
+            assert re.search("install|nvidia-smi", status.reason)
+
+
+def test_an_engine_that_was_named_is_taken(folder: Path) -> None:
+    with open_engine(folder, engine="onnxruntime-cpu") as engine:
+        assert engine.name == "onnxruntime-cpu"
+        assert engine.reason == "engine 'onnxruntime-cpu' was asked for"
+    with pytest.raises(OptionError, match="runs on 'cuda', not on 'cpu'"):
+        open_engine(folder, "cpu", engine="onnxruntime-cuda")
+    with pytest.raises(OptionError, match="'onnxruntime' is not one of onnxruntime-c"):
+        open_engine(folder, engine="onnxruntime")
+
+
+def test_auto_leaves_out_engines_without_a_tolerance(tmp_path: Path) -> None:
+    tolerances = {"onnxruntime-cpu": {"fp32": Tolerance(1e-3, 1e-4)}}
+    with open_engine(write_toy_bundle(tmp_path / "toy", tolerances=tolerances)) as engine:
+        assert engine.name == "onnxruntime-cpu"
+        assert "onnxruntime-cuda" not in engine.reason
+
+
+def test_auto_goes_past_an_engine_that_computes_garbage_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from revisage.engines import selection
+
+    def load(provider: str) -> Any:
+        raise EngineError(f"{provider} computes something else here")
+
+    garbage = selection._Kind("cuda", "a GPU", lambda: "", lambda *_, **__: load("cuda"))
+    monkeypatch.setitem(selection._KINDS, "onnxruntime-cuda", garbage)
+    with open_engine(folder) as engine:
+        assert engine.device == "cpu"
+        assert "onnxruntime-cuda: cuda computes something else here" in engine.reason
+    with pytest.raises(EngineError, match="cuda computes something else"):
+        open_engine(folder, "cuda")  # and never the CPU
 
 
 @pytest.mark.cuda
@@ -227,7 +277,7 @@ def test_a_missing_driver_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch
     def no_library(_: str) -> Any:
         raise OSError("not found")
 
-    monkeypatch.setattr("revisage.engines.onnxruntime.ctypes.CDLL", no_library)
+    monkeypatch.setattr("revisage.engines.gpu.ctypes.CDLL", no_library)
     with pytest.raises(DeviceError, match=r"libcuda\.so\.1.*install the driver"):
         open_engine(folder, "cuda")
 
@@ -235,7 +285,7 @@ def test_a_missing_driver_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_driver_without_a_gpu_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_runtime(monkeypatch, [])
     driver = SimpleNamespace(cuInit=lambda _: 100, cuDeviceGetCount=lambda _: 0)
-    monkeypatch.setattr("revisage.engines.onnxruntime.ctypes.CDLL", lambda _: driver)
+    monkeypatch.setattr("revisage.engines.gpu.ctypes.CDLL", lambda _: driver)
     with pytest.raises(DeviceError, match=r"CUDA error 100.*nvidia-smi"):
         open_engine(folder, "cuda")
 
@@ -245,7 +295,7 @@ def test_the_runtimes_own_silent_fallback_is_an_error(
 ) -> None:
     """ONNX Runtime drops a provider that does not load with a log line and goes on on the CPU."""
     fake_runtime(monkeypatch, ["CPUExecutionProvider"])
-    monkeypatch.setattr("revisage.engines.onnxruntime.cuda_obstacle", lambda: "")
+    monkeypatch.setattr("revisage.engines.selection.gpu_obstacle", lambda: "")
     with pytest.raises(DeviceError, match="could not load its provider"):
         open_engine(folder, "cuda")
 

@@ -61,7 +61,18 @@ def test_a_model_that_no_engine_here_runs_is_no_success(
 def test_doctor_says_what_works(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     out = capsys.readouterr().out
-    for word in ("Python", "numpy", "onnxruntime", "Kernels", "cuda", "cpu", "first", "second"):
+    for word in (
+        "Python",
+        "numpy",
+        "onnxruntime",
+        "Kernels",
+        "onnxruntime-cpu",
+        "onnxruntime-cuda",
+        "cuda",
+        "cpu",
+        "first",
+        "second",
+    ):
         assert word in out
 
 

@@ -27,7 +27,7 @@ from revisage.operations.region import (
 from revisage.operations.square import sample_square
 from revisage.operations.wrinkles import Wrinkles, wrinkle_hole
 from revisage.pixels import open_pixels
-from revisage.session import Parts, Session
+from revisage.session import EngineChoice, Parts, Session
 from tests.sdk.stand_ins import (
     StandInEngine,
     StandInParts,
@@ -255,16 +255,57 @@ def test_bundles_that_do_not_fit_are_named() -> None:
 
 
 def test_errors_while_loading_reach_the_caller(photo: Any) -> None:
-    def fails(bundle: str, device: str, threads: int | None) -> Any:
+    def fails(bundle: str, choice: EngineChoice) -> Any:
         raise DeviceError("no such device")
 
     parts = StandInParts([FACE])
-    session = Session(parts=Parts(faces=lambda device, threads: parts.faces, engine=fails))
+    session = Session(parts=Parts(faces=lambda choice: parts.faces, engine=fails))
     with pytest.raises(DeviceError, match="no such device"):
         session.retouch(photo, FULL)
 
 
+def test_the_choice_of_an_engine_reaches_every_network(photo: Any) -> None:
+    parts = StandInParts([FACE])
+    chosen: list[EngineChoice] = []
+
+    def faces(choice: EngineChoice) -> Any:
+        chosen.append(choice)
+        return parts.faces
+
+    def engine(bundle: str, choice: EngineChoice) -> Any:
+        chosen.append(choice)
+        return StandInEngine(bundle, parts.size)
+
+    session = Session(
+        "cpu",
+        3,
+        engine="onnxruntime-cpu",
+        precision="int8",
+        parts=Parts(faces=faces, engine=engine),
+    )
+    session.retouch(photo, FULL)
+    assert chosen == [EngineChoice("cpu", "onnxruntime-cpu", "int8", 3)] * 3
+
+
+def test_unknown_engines_and_precisions_are_refused() -> None:
+    with pytest.raises(OptionError, match="engine 'onnx' is not one of onnxruntime-cpu"):
+        Session(engine="onnx")
+    with pytest.raises(OptionError, match="precision 'fp8' is not one of fp32"):
+        Session(precision="fp8")
+
+
 # --- results -------------------------------------------------------------------------------------
+
+
+def test_receipt_says_where_networks_ran_differently(photo: Any) -> None:
+    parts = StandInParts([FACE])
+    session = Session(parts=parts.parts())
+    session.retouch(photo, FULL)
+    parts.engines["wrinkle_filler"].precision = "int8"  # type: ignore[misc]
+    receipt = session.retouch(photo, FULL).receipt
+    assert receipt.precision == "fp32, int8"
+    assert receipt.engine == "stand-in"
+    assert receipt.engines["wrinkle_filler"] == "stand-in int8"
 
 
 def test_receipt_says_what_ran(photo: Any) -> None:
@@ -284,6 +325,9 @@ def test_receipt_says_what_ran(photo: Any) -> None:
     text = str(receipt.with_stages({"write": 3.0}))
     for word in ("cpu", "stand-in", "fp32", "wrinkle_filler", "composite", "write", "total"):
         assert word in text
+    assert receipt.engines == dict.fromkeys(receipt.models, "stand-in fp32")
+    assert entries["engines"] == receipt.engines
+    assert "why    for a test" in text
     assert "120" in repr(result)
     assert "1 faces" in repr(result)
 
