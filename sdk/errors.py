@@ -8,6 +8,7 @@ came, and what to do. This module imports nothing of ours.
 from __future__ import annotations
 
 __all__ = [
+    "BuildCancelledError",
     "BundleError",
     "CheckpointError",
     "DeviceError",
@@ -54,6 +55,10 @@ class DeviceError(RevisageError, RuntimeError):
 
 class EngineError(RevisageError, RuntimeError):
     """An engine could not be built, loaded or run, or it does not give the certified output."""
+
+
+class BuildCancelledError(EngineError):
+    """The build of an engine was stopped by whoever asked for it."""
 
 
 class BundleError(RevisageError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import tempfile
@@ -21,6 +22,12 @@ def machine_traces(content: bytes) -> list[bytes]:
     here = [Path.home(), Path(tempfile.gettempdir()), ROOT, Path("/home")]
     folders = b"|".join(re.escape(f"{folder}/".encode()) for folder in here)
     return re.findall(folders + rb"|site-packages|\w{4}\.py\b", content)
+
+
+def needs_tensorrt_rtx() -> None:
+    """Skip where TensorRT for RTX, which builds engines with no GPU, did not install."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("needs TensorRT for RTX: pip install 'revisage[tensorrt-rtx]'")
 
 
 def shared_folder(*parts: str) -> Path:

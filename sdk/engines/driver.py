@@ -1,0 +1,67 @@
+"""The NVIDIA driver and the GPU, asked without any library of CUDA's toolkit."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+
+from revisage.errors import DeviceError
+
+__all__ = ["Gpu", "find_gpu", "gpu_obstacle"]
+
+# Values of CUdevice_attribute.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """The first GPU that this process may use."""
+
+    name: str  # "NVIDIA GeForce RTX 4090"
+    compute_capability: str  # "8.9"
+    driver: str  # the CUDA version that the driver serves: "13.0"
+
+
+def find_gpu() -> Gpu:
+    """The first GPU.
+
+    Raises:
+        DeviceError: there is no driver or no usable GPU; says what to do.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        raise DeviceError(
+            "no NVIDIA driver (libcuda.so.1) is installed: install the driver for your GPU"
+        ) from None
+    count, device, version = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    name = ctypes.create_string_buffer(256)
+    status = (
+        driver.cuInit(0)
+        or driver.cuDeviceGetCount(ctypes.byref(count))
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetName(name, len(name), device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+        or driver.cuDriverGetVersion(ctypes.byref(version))
+    )
+    if status != 0 or count.value == 0:
+        raise DeviceError(
+            f"the NVIDIA driver finds no usable GPU (CUDA error {status}): check nvidia-smi"
+        )
+    return Gpu(
+        name.value.decode(errors="replace"),
+        f"{major.value}.{minor.value}",
+        f"{version.value // 1000}.{version.value % 1000 // 10}",
+    )
+
+
+def gpu_obstacle() -> str:
+    """Why there is no usable GPU, with the remedy; "" where there is one."""
+    try:
+        find_gpu()
+    except DeviceError as error:
+        return str(error)
+    return ""
