@@ -5,6 +5,8 @@
 # make sanitize                the latter alone; SANITIZE=thread looks for data races
 # make bench-kernels [QUICK=1] the kernels against what a user would pick instead; writes the table and
 #                              the plot of benchmarks/README.md
+# make bench-engines [NETWORKS="NAME ..."] every network on every engine beside torch eager; writes the table
+#                              of benchmarks/README.md
 # make lint                    ruff, mypy on an installed tree, clang-format, codespell
 # make dev                     an editable install to work in
 
@@ -22,7 +24,7 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt \
                   -not -path '*/__pycache__/*' -not -path 'training/weights/*' 2>/dev/null)
 PIP := -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test unit-tests sanitize bench-kernels lint format dev clean wheel
+.PHONY: demo test unit-tests sanitize bench-kernels bench-engines lint format dev clean wheel
 .DEFAULT_GOAL := demo
 
 # --- demo ----------------------------------------------------------------------------------------
@@ -107,6 +109,12 @@ bench-kernels: wheel .venv-test/deps.stamp
 	@.venv-test/bin/python $(PIP) install -c constraints.txt --group bench build/dist/*.whl
 	@.venv-test/bin/python $(PIP) install --force-reinstall --no-deps build/dist/*.whl
 	.venv-test/bin/python benchmarks/kernels/run.py $(if $(QUICK),--quick)
+
+bench-engines: wheel .venv-test/deps.stamp
+	@.venv-test/bin/python $(PIP) install -c constraints.txt build/dist/*.whl
+	@.venv-test/bin/python $(PIP) install --force-reinstall --no-deps build/dist/*.whl
+	.venv-test/bin/python benchmarks/engines/bench_engines.py $(NETWORKS)
+	.venv-test/bin/python benchmarks/engines/report.py
 
 # --- lint ----------------------------------------------------------------------------------------
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_fft_conv import LAMA
-from harness import Case, Report, Requirement, Spread, on_threads
+from harness import Case, Report, on_threads
+from tables import machine_name, machine_text, number, requirement_rows, spread_text, write_section
 
 HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- kernels: begin -->", "<!-- kernels: end -->"
 COLOURS = {
     "fft_conv": "#0b6e4f",
     "flow_warp": "#c1440e",
@@ -85,15 +85,6 @@ def best_other(case: Case) -> str | None:
 # --- the table -----------------------------------------------------------------------------------
 
 
-def number(value: float) -> str:
-    """Three digits."""
-    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:.2g}"
-
-
-def spread_text(spread: Spread) -> str:
-    return f"{number(spread.median)} ({number(spread.low)} to {number(spread.high)})"
-
-
 def floor_text(report: Report, roofs: Roofs) -> str:
     """What the first requirement of fft_conv would read with every case at its floor."""
     shapes = {"x".join(map(str, shape)) for shape in LAMA}
@@ -107,21 +98,6 @@ def floor_text(report: Report, roofs: Roofs) -> str:
         "With every case at its floor, all its arithmetic at the rate of the convolution, the "
         f"geometric means of fft_conv would be {means[0]} (1 thread) and {means[1]} (2 threads)."
     )
-
-
-def requirement_rows(reports: Sequence[Report]) -> Iterator[str]:
-    yield "| what | required | measured | holds | decided by |"
-    yield "| --- | --- | --- | --- | --- |"
-    for report in reports:
-        for line in report.requirements:
-            yield requirement_row(line)
-
-
-def requirement_row(line: Requirement) -> str:
-    sign = "at most" if line.at_most else "at least"
-    holds = "yes" if line.holds else "**no**"
-    measured = spread_text(line.measured)
-    return f"| {line.statement} | {sign} {line.limit:g} | {measured} | {holds} | {line.where} |"
 
 
 def case_rows(report: Report, roofs: Roofs | None) -> Iterator[str]:
@@ -149,28 +125,16 @@ def _first_seen(report: Report):  # type: ignore[no-untyped-def]
     return order.index
 
 
-def machine_name(report: Report) -> str:
-    about = report.machine
-    name = str(about.get("processor", about.get("device", "an unknown machine")))
-    if "family and model" in about:
-        name += " (family {}, model {})".format(*str(about["family and model"]).split(", "))
-    return name + (f", {about['cores']} cores" if "cores" in about else "")
-
-
-def machine_text(report: Report) -> str:
-    named = ("processor", "device", "cores", "family and model")
-    rest = ", ".join(f"{k} {v}" for k, v in report.machine.items() if k not in named)
-    return f"{machine_name(report)} ({rest})"
-
-
 def section(reports: Sequence[Report], roofs: Roofs | None) -> str:
     """Markdown between the markers."""
     lines = [
-        *textwrap.wrap(f"Measured on {machine_text(reports[0])}.", 100, break_on_hyphens=False),
+        *textwrap.wrap(
+            f"Measured on {machine_text(reports[0].machine)}.", 100, break_on_hyphens=False
+        ),
         "",
         "Medians of rounds; in brackets the 10th and 90th percentile of the rounds.",
         "",
-        *requirement_rows(reports),
+        *requirement_rows(line for report in reports for line in report.requirements),
         "",
         "Ours over the other, by time: below 1 we are faster; the fastest other is bold. `floors`",
         "is our time over what the nearest roof of the machine allows (below 1: what a repeated",
@@ -186,17 +150,11 @@ def section(reports: Sequence[Report], roofs: Roofs | None) -> str:
         if not report.cases:
             continue
         if report.machine != reports[0].machine:
-            lines += [f"On {machine_text(report)}:", ""]
+            lines += [f"On {machine_text(report.machine)}:", ""]
         lines += [*case_rows(report, roofs), ""]
     if roofs:
         lines += ["![Roofline and time over the floor](kernels/roofline.png)", ""]
     return "\n".join(lines)
-
-
-def write_section(readme: Path, text: str) -> None:
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 
 # --- the plot ------------------------------------------------------------------------------------
@@ -216,7 +174,9 @@ def plot(reports: Sequence[Report], roofs: Roofs, path: Path) -> None:
     for row, threads in enumerate((1, 2)):
         _roofline(figure.add_subplot(grid[row, 0]), shown, roofs, threads)
     _floors(figure.add_subplot(grid[:, 1]), shown, roofs)
-    figure.suptitle(f"Kernels of Revisage and the roofs of {machine_name(shown[0])}", fontsize=14)
+    figure.suptitle(
+        f"Kernels of Revisage and the roofs of {machine_name(shown[0].machine)}", fontsize=14
+    )
     figure.savefig(path, dpi=110)
 
 
@@ -289,7 +249,7 @@ def main() -> int:
     roofs = Roofs(found.pop("roofs")) if "roofs" in found else None
     order = [suite for suite in COLOURS if suite in found]
     reports = [found[name] for name in [*order, *(n for n in found if n not in order)]]
-    write_section(options.readme, section(reports, roofs))
+    write_section(options.readme, "kernels", section(reports, roofs))
     if roofs:
         plot([found[name] for name in order], roofs, options.plot)
     return 0

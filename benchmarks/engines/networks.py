@@ -1,0 +1,105 @@
+"""The networks of the engine benchmark: which exporters, with which weights.
+
+Weights that ship are taken. Where none do, the network is built with a seed: what an engine costs
+does not depend on the values, and how far it is from torch hardly does, but what a quantised graph
+loses on real pictures does. The table says which weights a row has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from revisage.bundle import Bundle
+from revisage.errors import BundleError
+from revisage.export.exporters import export_named
+from revisage.training.importers import read_network, save_imported
+
+SEED = 0
+WEIGHTS = Path(__file__).resolve().parents[2] / "training" / "weights"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table."""
+
+    name: str  # of the exporter
+    build: str = ""  # "module:Class.method" below `training.models`, where no weights ship
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    # Whether convolutions on 8-bit integers have to pay: not where products of matrices decide.
+    convolutional: bool = True
+    imported: bool = False  # its exporter takes what `revisage import` writes
+
+
+ROWS = (
+    Row("wrinkle_segmenter"),
+    Row("wrinkle_filler"),
+    Row("face_finder"),
+    Row("face_landmarks"),
+    Row("unetpp", "unetpp:UNetPlusPlus", imported=True),
+    Row("lama", "lama:LamaGenerator", {"n_blocks": 18}, imported=True),
+)
+
+
+def weights_of(row: Row, folder: Path) -> tuple[Path, str]:
+    """The weights file of a row, written into `folder` where none ships; and what they are."""
+    shipped = WEIGHTS / f"{row.name}.safetensors"
+    if shipped.is_file():
+        return shipped, "trained"
+    module, _, path = row.build.partition(":")
+    made: Any = importlib.import_module(f"revisage.training.models.{module}")
+    for name in path.split("."):
+        made = getattr(made, name)
+    torch.manual_seed(SEED)
+    network: nn.Module = made(**row.arguments)
+    # Copies, because one tensor may have several names, which the format does not allow.
+    tensors = {key: value.clone().contiguous() for key, value in network.state_dict().items()}
+    file = folder / f"{row.name}.safetensors"
+    save_file(tensors, file)
+    if row.imported:
+        save_imported(read_network(file, row.name), file, force=True)
+    return file, "random"
+
+
+def bundle_of(row: Row, folder: Path, *, reuse: bool) -> Bundle:
+    """The exported bundle of a row in `folder`; an earlier one with `reuse`."""
+    if reuse:
+        try:
+            return Bundle.open(folder / row.name)
+        except BundleError:
+            pass
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, _ = weights_of(row, folder)
+    return export_named(row.name, folder, weights=weights, force=True)
+
+
+class _FoundError(Exception):
+    """Carries a network out of its exporter."""
+
+
+def network_of(row: Row, folder: Path) -> nn.Module:
+    """The very module that the exporter traces, caught on its way into the ONNX exporter."""
+
+    def catch(network: nn.Module, *_: object, **__: object) -> None:
+        raise _FoundError(network)
+
+    weights, _ = weights_of(row, folder)
+    with (
+        tempfile.TemporaryDirectory() as nowhere,
+        mock.patch("revisage.export.bundle_from_onnx.onnx_from_torch", catch),
+    ):
+        try:
+            export_named(row.name, nowhere, weights=weights)
+        except _FoundError as found:
+            network: nn.Module = found.args[0]
+            return network.eval().requires_grad_(False)
+    raise SystemExit(f"the exporter of {row.name} exports no torch network")
