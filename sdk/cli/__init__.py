@@ -27,6 +27,8 @@ COMMANDS = {
     "faces": "faces",
     "video": "video",
     "models": "models",
+    "build": "build",
+    "cache": "cache",
     "doctor": "doctor",
     "export": "export",
     "import": "import_checkpoint",

@@ -24,6 +24,7 @@ Note [Builders that die]
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import hashlib
 import json
@@ -39,7 +40,7 @@ from typing import Any, Protocol
 
 from revisage import env
 from revisage.bundle import Bundle
-from revisage.errors import EngineError
+from revisage.errors import BuildCancelledError
 
 __all__ = [
     "ANY_DRIVER",
@@ -48,6 +49,9 @@ __all__ = [
     "EngineKey",
     "Entry",
     "Progress",
+    "Watch",
+    "current_watch",
+    "watched",
 ]
 
 ANY_DRIVER = "any"  # see Note [What an engine is built for]
@@ -69,6 +73,35 @@ class Cancel(Protocol):
 
     def is_set(self) -> bool:
         """Whether to stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Who hears of a build, and may stop it."""
+
+    progress: Progress | None = None
+    cancel: Cancel | None = None
+
+
+_watch: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watch", default=None)
+
+
+def current_watch() -> Watch:
+    """That of the innermost `watched` around the caller; silent and never stopping without one."""
+    return _watch.get() or Watch()
+
+
+@contextlib.contextmanager
+def watched(progress: Progress | None = None, cancel: Cancel | None = None) -> Iterator[None]:
+    """Watch every build that is begun or waited for inside the block, in this thread.
+
+    Whoever opens an engine need not know that this takes a build, nor hand these arguments on.
+    """
+    token = _watch.set(Watch(progress, cancel))
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +139,7 @@ class EngineKey:
             engine=engine,
             engine_version=engine_version,
             compute_capability=compute_capability,
-            driver=ANY_DRIVER if engine == "tensorrt-rtx" else driver,
+            driver=driver,
             version=__version__,
         )
 
@@ -196,31 +229,28 @@ class EngineCache:
         build: Callable[[], bytes],
         *,
         about: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
-        progress: Progress | None = None,
-        cancel: Cancel | None = None,
     ) -> bytes:
         """The engine of a key: from the cache, else built and kept.
 
-        Of several processes and threads that ask at once one builds and the others wait. Where the
-        folder cannot be written the engine is built and given back all the same, with a warning.
+        Of several processes and threads that ask at once one builds and the others wait, where the
+        current watch hears ("waiting for another build", seconds so far, 0) and may stop them.
+        Where the folder cannot be written the engine is built and given back all the same, with a
+        warning.
 
         Args:
             build: makes the engine; what it raises is passed on, and nothing is kept.
             about: words for `revisage cache list` ({"model": "wrinkle_filler"}), or a function that
                 gives them after the build.
-            progress: called while another process builds: ("waiting for another build", seconds so
-                far, 0). `build` reports on its own.
-            cancel: stops the waiting when set.
 
         Raises:
-            EngineError: cancelled while another process was building.
+            BuildCancelledError: the watch stopped the waiting.
         """
         content = self.load(key)
         if content is not None:
             return content
         self._explain_stale(key)
         path = self.path(key)
-        with self._building(path, progress, cancel) as writable:
+        with self._building(path) as writable:
             content = self.load(key) if writable else None
             if content is None:
                 content = build()
@@ -248,25 +278,24 @@ class EngineCache:
     # --- building --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _building(
-        self, path: Path, progress: Progress | None, cancel: Cancel | None
-    ) -> Iterator[bool]:
+    def _building(self, path: Path) -> Iterator[bool]:
         """Hold the lock of an entry; gives whether the folder can be written."""
         from filelock import FileLock, Timeout
 
+        watch = current_watch()
         lock = FileLock(self.folder / LOCKS / path.name)
         start = time.monotonic()
         writable = True
         while not lock.is_locked and writable:
-            if cancel is not None and cancel.is_set():
-                raise EngineError(f"{path.name}: cancelled while another process was building it")
+            if watch.cancel is not None and watch.cancel.is_set():
+                raise BuildCancelledError(f"{path.name}: cancelled while another was building it")
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (self.folder / LOCKS).mkdir(mode=0o700, exist_ok=True)
                 lock.acquire(timeout=0)
             except Timeout:
-                if progress is not None:
-                    progress("waiting for another build", int(time.monotonic() - start), 0)
+                if watch.progress is not None:
+                    watch.progress("waiting for another build", int(time.monotonic() - start), 0)
                 time.sleep(0.1)
             except OSError as error:
                 writable = False

@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+import revisage
 from revisage import env
 from revisage.bundle import Bundle
-from revisage.engines.cache import ANY_DRIVER, LOCKS, MAGIC, EngineCache, EngineKey
-from revisage.errors import EngineError, OptionError
+from revisage.engines.cache import LOCKS, MAGIC, EngineCache, EngineKey, watched
+from revisage.errors import BuildCancelledError, EngineError, OptionError
 from tests.sdk.toy_bundle import write_toy_bundle
 
 KEY = EngineKey(
@@ -84,17 +84,18 @@ def test_every_part_of_the_key_counts(cache: EngineCache) -> None:
 
 def test_the_key_of_a_bundle(tmp_path: Path) -> None:
     bundle = Bundle.open(write_toy_bundle(tmp_path / "toy"))
-    common: dict[str, Any] = {
-        "precision": "fp32",
-        "engine_version": "1.7",
-        "compute_capability": "8.9",
-        "driver": "570.1",
-    }
-    key = EngineKey.of(bundle, KEY.shapes, engine="tensorrt", **common)
-    assert key.model_digest == bundle.model_digest
-    assert key.driver == "570.1"
-    # Built ahead without a GPU, and found by the card whatever its driver.
-    assert EngineKey.of(bundle, KEY.shapes, engine="tensorrt-rtx", **common).driver == ANY_DRIVER
+    key = EngineKey.of(
+        bundle,
+        KEY.shapes,
+        precision="fp32",
+        engine="tensorrt",
+        engine_version="10.13.2",
+        compute_capability="8.9",
+        driver="570.1",
+    )
+    assert key == dataclasses.replace(
+        KEY, model_digest=bundle.graph_digest("fp32"), version=revisage.__version__
+    )
 
 
 # --- damage --------------------------------------------------------------------------------------
@@ -362,8 +363,11 @@ def test_kill_9_leaves_a_usable_cache(cache: EngineCache, tmp_path: Path, stop: 
         phases.append((phase, total))
         cancelled.set()
 
-    with pytest.raises(EngineError, match="cancelled while another process"):
-        cache.get_or_build(KEY, never, progress=progress, cancel=cancelled)
+    with (
+        watched(progress, cancelled),
+        pytest.raises(BuildCancelledError, match="cancelled while another"),
+    ):
+        cache.get_or_build(KEY, never)
     assert phases == [("waiting for another build", 0)]
     process.kill()
     process.communicate()
