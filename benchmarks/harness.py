@@ -8,7 +8,9 @@ Note [How contenders are timed]
 
     Contenders of a case take turns (a, b, c, a, b, c, ...). A turn is one call that is not timed
     (it brings the data back into the caches and wakes the threads), then as many calls as fill the
-    turn, timed together; between turns the machine rests until spinning threads have gone to sleep.
+    turn, timed together. Between turns the machine rests until the threads of the one before have
+    gone to sleep: those of ONNX Runtime look for work for 50 ms after a call, and would take a core
+    from whoever comes next.
     A slow minute of the machine therefore falls on everybody, and ratios are formed within a round:
     a ratio's spread is that of the rounds, not that of two medians.
 
@@ -46,7 +48,8 @@ import numpy as np
 
 QUIET_SHARE = 0.04
 PATIENCE = 3  # rounds that may be thrown away, per round that counts
-REST_S = 0.02  # between turns; spinning threads of the libraries here sleep after a few ms
+REST_S = 0.01  # a process that used less than a tenth of this as CPU time is asleep
+LONGEST_REST_S = 1.0
 SLOW = 4.0  # a contender that takes this many times the fastest needs only the first rounds
 SLOW_ROUNDS = 3
 TRIALS = 4  # of every variant of a contender, to find the fastest
@@ -311,12 +314,27 @@ def _serve(pipe: Connection, build: Build) -> None:
 
 
 def _turn(run: Callable[[], object], repeats: int) -> float:
-    """Seconds per call, after one that does not count."""
+    """Seconds per call, after one that does not count; returns when the process is asleep."""
     run()
     start = time.perf_counter()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - start) / repeats
+    seconds = (time.perf_counter() - start) / repeats
+    _sleep_until_idle()
+    return seconds
+
+
+def _sleep_until_idle() -> None:
+    """Wait until no thread of this process spins any more."""
+    end = time.monotonic() + LONGEST_REST_S
+    while time.monotonic() < end:
+        used = time.process_time()
+        time.sleep(REST_S)
+        if time.process_time() - used < REST_S / 10:
+            return
+    raise RuntimeError(
+        f"threads still spin {LONGEST_REST_S:g} s after a call: what comes next cannot be timed"
+    )
 
 
 def _fastest(variants: Mapping[str, Work]) -> tuple[Work | None, Any]:
@@ -395,7 +413,6 @@ class Farm:
                 if contender in slow and len(quiet) >= SLOW_ROUNDS:
                     continue
                 result_of[contender] = self._workers[contender].ask("turn", repeats[contender])
-                time.sleep(REST_S)
             share = load.share()
             is_quiet = share <= QUIET_SHARE
             (quiet if is_quiet else noisy).append(result_of)
