@@ -6,6 +6,9 @@ available to us: the layers are those of the Context Encoder (`context_encoder.p
 to 3]), the skip connections those of the U-Net (Ronneberger et al. 2015; Isola et al. 2017): each
 decoder level also sees the encoder's map of its size, decoder part first. The critic is
 `HoleCritic(norm="instance")`.
+
+The compact network is ours where the paper's would be slow to train: it sees the hole filled by
+diffusion (`prefill`) instead of painted in one colour, and predicts what is to be added to that.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from revisage.training.models.context_encoder import (
     initialise,
     picture_with_hole,
 )
+from revisage.training.models.wrinkle_filler import prefill
 
 __all__ = ["SkipInpainting", "composite_hole"]
 
@@ -36,15 +40,23 @@ class SkipInpainting(nn.Module):
         levels: how often the size is halved; 5 at 128 px leaves a map of 4 x 4.
         mask_input: show the mask as a fourth channel. Without it the hole is told by its colour
             alone, as for the Context Encoder: enough for a hole that is always in the middle.
+        prefilled: show the hole filled smoothly, and predict the difference to that.
     """
 
     critic_norm = "instance"
 
-    def __init__(self, ngf: int = 64, levels: int = 5, *, mask_input: bool = False) -> None:
+    def __init__(
+        self,
+        ngf: int = 64,
+        levels: int = 5,
+        *,
+        mask_input: bool = False,
+        prefilled: bool = False,
+    ) -> None:
         super().__init__()
         if levels < 2:
             raise ValueError(f"levels must be at least 2, not {levels}")
-        self.multiple_of, self.mask_input = 2**levels, mask_input
+        self.multiple_of, self.mask_input, self.prefilled = 2**levels, mask_input, prefilled
         down = encoder_widths(ngf, levels)
         up = [*decoder_widths(ngf, levels)[1:], 3]
         first = nn.Sequential(nn.Conv2d(4 if mask_input else 3, ngf, 4, 2, 1), nn.LeakyReLU(0.2))
@@ -73,15 +85,20 @@ class SkipInpainting(nn.Module):
 
     @classmethod
     def compact(cls) -> SkipInpainting:
-        """256 px and any hole: a quarter of the channels, one level more, the mask as input."""
-        return cls(ngf=16, levels=6, mask_input=True)
+        """256 px and any hole: fewer channels, one level more, mask and smooth fill as input."""
+        return cls(ngf=24, levels=6, mask_input=True, prefilled=True)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         multiple = self.multiple_of
         if height % multiple or width % multiple:
             raise ValueError(f"sides must be multiples of {multiple}, not {height} x {width}")
-        x = picture_with_hole(image, mask)
+        if self.prefilled:
+            # Holes are wide here: fine diffusion would cost time and change nothing.
+            start = prefill(image, mask, levels=min(5, len(self.encoder)), sweeps=2)
+            x = 2 * start - 1
+        else:
+            x = picture_with_hole(image, mask)
         if self.mask_input:
             x = torch.cat([x, 2 * mask - 1], dim=1)  # [N, 4, H, W]
         skips = []
@@ -92,7 +109,7 @@ class SkipInpainting(nn.Module):
             if level:
                 x = torch.cat([x, skips[-1 - level]], dim=1)
             x = block(x)
-        return (x + 1) / 2
+        return start + x if self.prefilled else (x + 1) / 2
 
 
 def composite_hole(predicted: Tensor, image: Tensor, mask: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
 from revisage.training.data.guided_pairs import pictures_tensor
 from revisage.training.loop import Turn
 from revisage.training.losses.gan import adversarial
+from revisage.training.losses.masked import masked_log_mse
+from revisage.training.losses.perceptual import load_published
 from revisage.training.metrics.report import image_figures
 from revisage.training.models.context_encoder import ContextEncoder, HoleCritic, picture_with_hole
 from revisage.training.models.crop import crop_resized
@@ -38,6 +40,7 @@ Image = npt.NDArray[np.uint8]
 # Faces in the mean face: more would take minutes to decode and change no pixel visibly.
 MEAN_FACES = 2000
 HOLES = ("centre", "rectangle", "polygon_chain", "free_form")
+MIXED = (0.15, 0.2, 0.1, 0.55)  # how often each of these is drawn for "mixed"
 
 TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 2e-3, "threads": 1},
@@ -59,6 +62,8 @@ class Model:
     ngf: int = 64  # channels of the first convolution
     levels: int = 5  # halvings of the skip network; the Context Encoder goes down to 4 x 4
     mask_input: bool = False  # skip network: the mask as a fourth channel
+    prefilled: bool = False  # skip network: it corrects a smooth fill
+    weights: str = ""  # safetensors file to start from; empty starts from noise
     bottleneck: int = 4000  # of Context-Encoder models 0 and 1
     ndf: int = 64  # channels of the critic's first convolution
     critic_norm: str = ""  # "batch" or "instance"; "" takes the one that belongs to the network
@@ -68,11 +73,12 @@ class Model:
 class Data:
     portraits: tuple[str, ...]  # folders of annotated portraits
     size: int = 128
-    hole: str = "centre"  # "rectangle", "polygon_chain", "free_form"
+    hole: str = "centre"  # "rectangle", "polygon_chain", "free_form", "mixed"
     hole_side: int = 64  # of the hole in the middle; a power of two, which the critic sees
     overlap: int = 0  # pixels at the rim of the hole that are shown, yet predicted too
     min_native_face_px: float = 0.0
     flip: float = 0.5
+    jitter: float = 0.0  # share of faces that are moved, turned, scaled, and lit differently
     validation_faces: int = 48
 
 
@@ -80,6 +86,7 @@ class Data:
 class Loss:
     reconstruction: float = 0.999
     adversarial: float = 0.001
+    log_mse: float = 0.0  # of the hole, per picture: the figure itself (`masked_log_mse`)
     kind: str = "minimax"  # of the five in losses/gan.py; wasserstein has no penalty here
     distance: str = "l2"  # or "l1", of pictures in [-1, 1]
     region: str = "hole"  # or "picture": where the reconstruction counts
@@ -100,12 +107,19 @@ class InpaintTask:
                     model.context_model, data.size, model.ngf, model.bottleneck
                 )
             else:
-                network = SkipInpainting(model.ngf, model.levels, mask_input=model.mask_input)
+                network = SkipInpainting(
+                    model.ngf,
+                    model.levels,
+                    mask_input=model.mask_input,
+                    prefilled=model.prefilled,
+                )
                 if data.size % network.multiple_of:
                     raise ValueError(f"sides must be multiples of {network.multiple_of}")
             critic = HoleCritic(seen, model.ndf, model.critic_norm or network.critic_norm)
         except ValueError as error:
             raise RecipeError(f"[model] or [data]: {error}") from error
+        if model.weights:
+            load_published(network, model.weights, "the inpainting network")
         self.networks: dict[str, nn.Module] = {"inpainting": network}
         self.product, self.averaged = "inpainting", ("inpainting",)
         self.turns = [Turn("generator", ("inpainting",), self.generator_loss)]
@@ -128,23 +142,32 @@ class InpaintTask:
 
     def _hole(self, rng: np.random.Generator) -> Image:
         """[S, S], 1 = hole."""
-        size = self.data.size
-        if self.data.hole == "centre":
+        size, kind = self.data.size, self.data.hole
+        if kind == "mixed":
+            kind = str(rng.choice(HOLES, p=MIXED))
+        if kind == "centre":
             return holes.centre_hole(size, self.data.hole_side)
-        if self.data.hole == "rectangle":
+        if kind == "rectangle":
             return holes.rectangle_hole(size, rng)
-        if self.data.hole == "polygon_chain":
+        if kind == "polygon_chain":
             return holes.polygon_chain_hole(size, rng)
         return holes.free_form_hole(size, rng)
 
     def _batch(
-        self, faces: list[AlignedFace], indices: list[int], rng: np.random.Generator, flip: float
+        self,
+        faces: list[AlignedFace],
+        indices: list[int],
+        rng: np.random.Generator,
+        flip: float,
+        jitter: float,
     ) -> Batch:
         images, masks, hidden = [], [], []
         for index in indices:
             image = faces[index].image
             if flip > 0 and rng.random() < flip:
                 image = image[:, ::-1]
+            if jitter > 0 and rng.random() < jitter:
+                image = _jittered(image, rng)
             mask = self._hole(rng)
             images.append(image)
             masks.append(mask)
@@ -164,7 +187,7 @@ class InpaintTask:
         """
         faces = self._faces("train")
         indices = rng.integers(len(faces), size=size).tolist()
-        return self._batch(faces, indices, rng, self.data.flip)
+        return self._batch(faces, indices, rng, self.data.flip, self.data.jitter)
 
     def _filled(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The prediction, and the picture with the prediction in the hole."""
@@ -195,6 +218,10 @@ class InpaintTask:
         distance = self.reconstruction_loss(predicted, batch)
         total = self.weights.reconstruction * distance
         parts = {"reconstruction": distance.item()}
+        if self.weights.log_mse > 0:
+            log_mse = masked_log_mse(predicted, batch["image"], batch["mask"])
+            total = total + self.weights.log_mse * log_mse
+            parts["log_mse"] = log_mse.item()
         if self.weights.adversarial > 0:
             critic = self.networks["critic"]
             fake = critic(self._judged(filled)).float()
@@ -230,7 +257,7 @@ class InpaintTask:
         """The first faces of the validation split with the same holes every time."""
         faces = self._faces("val")
         return [
-            self._batch(faces, [index], np.random.default_rng([2016, index]), flip=0.0)
+            self._batch(faces, [index], np.random.default_rng([2016, index]), 0.0, 0.0)
             for index in range(min(count, len(faces)))
         ]
 
@@ -282,7 +309,7 @@ class InpaintTask:
 def _check(model: Model, data: Data, loss: Loss) -> None:
     for where, value, known in (
         ("[model] network", model.network, ("skip", "context_encoder")),
-        ("[data] hole", data.hole, HOLES),
+        ("[data] hole", data.hole, (*HOLES, "mixed")),
         ("[loss] distance", loss.distance, ("l1", "l2")),
         ("[loss] region", loss.region, ("hole", "picture")),
     ):
@@ -300,6 +327,26 @@ def _check(model: Model, data: Data, loss: Loss) -> None:
             "[model] context_model 0 fills a square of half the side in the middle: set "
             'data.hole = "centre" and data.hole_side to half of data.size'
         )
+
+
+def _jittered(image: Image, rng: np.random.Generator) -> Image:
+    """The face as another crop and another light would show it; the border is mirrored."""
+    size = image.shape[0]
+    middle = (size - 1) / 2
+    scale = float(np.exp(rng.normal(0, 0.08)))
+    matrix = cv2.getRotationMatrix2D((middle, middle), rng.normal(0, 5), scale)
+    matrix[:, 2] += rng.normal(0, 0.03 * size, 2)
+    moved = cv2.warpAffine(
+        image, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+    )
+    if rng.random() < 0.25:  # a face that was smaller in its photo
+        small = max(8, round(size * rng.uniform(0.4, 1)))
+        moved = cv2.resize(moved, (small, small), interpolation=cv2.INTER_AREA)
+        moved = cv2.resize(moved, (size, size), interpolation=cv2.INTER_CUBIC)
+    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.04, 3))
+    tones = (np.arange(256) / 255)[:, None] ** np.exp(rng.normal(0, 0.15)) * gain
+    table = np.round(255 * tones.clip(0, 1)).astype(np.uint8)[:, None]
+    return np.asarray(cv2.LUT(moved, table), dtype=np.uint8)
 
 
 def _telea(image: Tensor, mask: Tensor) -> Tensor:
