@@ -34,6 +34,7 @@ COMMANDS = {
     "import": "import_checkpoint",
     "train": "train",
     "ablate": "ablate",
+    "evaluate": "evaluate",
 }
 
 

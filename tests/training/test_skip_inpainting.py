@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from revisage.errors import RecipeError
 from revisage.training.models.context_encoder import ContextEncoder
 from revisage.training.models.skip_inpainting import SkipInpainting, composite_hole
+from revisage.training.models.wrinkle_filler import prefill
 from revisage.training.tasks.inpaint import TINY, InpaintTask, build
 
 
@@ -65,6 +67,22 @@ def test_skips_carry_detail() -> None:
     assert not torch.allclose(after, moved)
 
 
+def test_it_corrects_a_smooth_fill() -> None:
+    torch.manual_seed(0)
+    network = SkipInpainting(ngf=4, levels=3, mask_input=True, prefilled=True).eval()
+    image, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    last = network.decoder[-1][0]  # type: ignore[index]
+    with torch.inference_mode():
+        predicted = network(image, mask)
+        nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+        smooth = network(image, mask)
+        other = network(image * (1 - mask), mask)
+    torch.testing.assert_close(smooth, prefill(image, mask, levels=3, sweeps=2))
+    torch.testing.assert_close(smooth, other)
+    assert not torch.allclose(predicted, smooth)
+
+
 def test_composite_keeps_what_is_known() -> None:
     image, mask = torch.rand(1, 3, 4, 4), (torch.rand(1, 1, 4, 4) > 0.5).float()
     filled = composite_hole(torch.full_like(image, 2.0), image, mask)
@@ -111,6 +129,10 @@ def test_reconstruction_counts_the_hole_and_its_rim(portraits_folder: Path) -> N
         {"model_network": "skip", "data_hole": "free_form", "model_mask_input": True},
         {"model_network": "skip", "data_hole": "rectangle"},
         {"model_network": "skip", "data_hole": "polygon_chain"},
+        {"model_network": "skip", "data_hole": "mixed", "data_jitter": 1.0},
+        {"model_network": "skip", "model_prefilled": True, "loss_log_mse": 1.0},
+        {"model_network": "coarse_to_fine", "data_hole": "free_form"},
+        {"model_network": "coarse_to_fine", "data_hole": "free_form", "data_crop": 16},
         *({"model_network": "context_encoder", "model_context_model": n} for n in range(4)),
         {"model_network": "context_encoder", "data_overlap": 2},
         {"loss_kind": "relativistic"},
@@ -125,7 +147,7 @@ def test_both_players_learn(portraits_folder: Path, changes: dict[str, Any]) -> 
     assert all(torch.equal(batch[name], again[name]) for name in batch)
     for turn in task.turns:
         players = [task.networks[name] for name in turn.networks]
-        players_weights = [p for player in players for p in player.parameters()]
+        players_weights = [p for player in players for p in player.parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(players_weights, lr=2e-3)
         values = []
         for _ in range(6):
@@ -150,6 +172,21 @@ def test_validation_names_its_baselines(portraits_folder: Path, tmp_path: Path) 
     assert sheet.shape == (3 * 32, 2 * 32, 3)
 
 
+def test_weights_to_start_from(portraits_folder: Path, tmp_path: Path) -> None:
+    changes = {"model_mask_input": True, "model_prefilled": True, "data_hole": "free_form"}
+    first = tiny(portraits_folder, **changes).networks["inpainting"]
+    file = tmp_path / "w.safetensors"
+    save_file(first.state_dict(), file)
+    started = tiny(portraits_folder, **changes, model_weights=str(file)).networks["inpainting"]
+    changes = {"model_network": "coarse_to_fine", "data_hole": "free_form"}
+    both = tiny(portraits_folder, **changes, model_coarse_weights=str(file))
+    coarse = both.networks["inpainting"].coarse
+    assert isinstance(coarse, SkipInpainting)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(started.state_dict()[name], value)
+        torch.testing.assert_close(coarse.state_dict()[name], value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -158,6 +195,10 @@ def test_validation_names_its_baselines(portraits_folder: Path, tmp_path: Path) 
         ({"model_network": "context_encoder", "data_hole": "rectangle"}, "half the side"),
         ({"data_size": 36}, "multiples of 8"),
         ({"data_overlap": 8}, "leaves nothing"),
+        ({"data_hole": "mixed", "data_hole_side": 32}, "below the size"),
+        ({"data_hole": "free_form", "data_crop": 16}, "coarse_to_fine"),
+        ({"model_network": "coarse_to_fine", "data_crop": 16}, "holes anywhere"),
+        ({"model_network": "coarse_to_fine", "data_size": 48}, "multiples of 32"),
         ({"loss_kind": "wasserstein"}, "gradient penalty"),
     ],
 )

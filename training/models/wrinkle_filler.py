@@ -139,7 +139,10 @@ class CompactFiller(nn.Module):
         Returns:
             [N, 3, H, W] in [0, 1]; equal to `image` outside the hole.
         """
-        start = prefill(image, mask)
+        return self.corrected(prefill(image, mask), mask)
+
+    def corrected(self, start: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The same for a picture `start` whose hole is filled somehow."""
         coarse = functional.avg_pool2d(start, 8)
         base = _upsample(_upsample(_upsample(coarse)))
         # Grain is a few hundredths strong: centred on the local mean and magnified, it comes to

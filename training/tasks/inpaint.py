@@ -2,7 +2,9 @@
 
 Context Encoder (Pathak et al. 2016, equation 3) and the encoder-decoder with skip connections have
 one objective: 0.999 reconstruction + 0.001 adversarial. `model.network` and `model.context_model`
-choose the row of the comparison (Note [Models 0 to 3] in `models/context_encoder.py`).
+choose the row of the comparison (Note [Models 0 to 3] in `models/context_encoder.py`). The compact
+network, `coarse_to_fine`, is learnt in two runs: its coarse half as "skip" on small faces, then its
+fine half, with the first frozen.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from revisage.training.losses.gan import adversarial
 from revisage.training.losses.masked import masked_log_mse
 from revisage.training.losses.perceptual import load_published
 from revisage.training.metrics.report import image_figures
+from revisage.training.models.coarse_to_fine import CoarseToFine
 from revisage.training.models.context_encoder import ContextEncoder, HoleCritic, picture_with_hole
 from revisage.training.models.crop import crop_resized
 from revisage.training.models.skip_inpainting import SkipInpainting, composite_hole
@@ -44,8 +47,9 @@ MIXED = (0.15, 0.2, 0.1, 0.55)  # how often each of these is drawn for "mixed"
 
 TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 2e-3, "threads": 1},
-    "model": {"ngf": 4, "levels": 3, "bottleneck": 16, "ndf": 4},
-    "data": {"size": 32, "hole_side": 16, "overlap": 0, "min_native_face_px": 0.0,
+    "model": {"ngf": 4, "levels": 3, "bottleneck": 16, "ndf": 4, "stem": 8, "width": 8,
+              "blocks": 1, "coarse_weights": "", "fine_weights": ""},
+    "data": {"size": 32, "hole_side": 16, "overlap": 0, "crop": 0, "min_native_face_px": 0.0,
              "validation_faces": 2},
 }  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
@@ -57,13 +61,19 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    network: str = "skip"  # or "context_encoder"
+    network: str = "skip"  # or "context_encoder", "coarse_to_fine"
     context_model: int = 0  # 0 to 3, of the Context Encoder
     ngf: int = 64  # channels of the first convolution
     levels: int = 5  # halvings of the skip network; the Context Encoder goes down to 4 x 4
     mask_input: bool = False  # skip network: the mask as a fourth channel
     prefilled: bool = False  # skip network: it corrects a smooth fill
     weights: str = ""  # safetensors file to start from; empty starts from noise
+    coarse_weights: str = ""  # coarse_to_fine: of a run of "skip" with `prefilled`
+    fine_weights: str = ""  # coarse_to_fine: of a run of wrinkle_filler
+    stem: int = 32  # coarse_to_fine: the fine half, as of wrinkle_filler
+    width: int = 96
+    blocks: int = 4
+    ratio: float = 0.5
     bottleneck: int = 4000  # of Context-Encoder models 0 and 1
     ndf: int = 64  # channels of the critic's first convolution
     critic_norm: str = ""  # "batch" or "instance"; "" takes the one that belongs to the network
@@ -78,6 +88,7 @@ class Data:
     overlap: int = 0  # pixels at the rim of the hole that are shown, yet predicted too
     min_native_face_px: float = 0.0
     flip: float = 0.5
+    crop: int = 0  # coarse_to_fine: side of the window on which the fine half learns; 0 takes all
     jitter: float = 0.0  # share of faces that are moved, turned, scaled, and lit differently
     validation_faces: int = 48
 
@@ -98,28 +109,16 @@ class InpaintTask:
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         _check(model, data, loss)
-        network: ContextEncoder | SkipInpainting
-        # A hole in the middle is judged as it is, any other as the whole picture.
-        seen = data.hole_side if data.hole == "centre" else data.size
+        # A hole in the middle is judged as it is, any other as the whole picture or window.
+        seen = data.hole_side if data.hole == "centre" else data.crop or data.size
         try:
-            if model.network == "context_encoder":
-                network = ContextEncoder(
-                    model.context_model, data.size, model.ngf, model.bottleneck
-                )
-            else:
-                network = SkipInpainting(
-                    model.ngf,
-                    model.levels,
-                    mask_input=model.mask_input,
-                    prefilled=model.prefilled,
-                )
-                if data.size % network.multiple_of:
-                    raise ValueError(f"sides must be multiples of {network.multiple_of}")
+            network = _network(model, data.size)
+            multiple = getattr(network, "multiple_of", 1)
+            if data.size % multiple:
+                raise ValueError(f"sides must be multiples of {multiple}")
             critic = HoleCritic(seen, model.ndf, model.critic_norm or network.critic_norm)
         except ValueError as error:
             raise RecipeError(f"[model] or [data]: {error}") from error
-        if model.weights:
-            load_published(network, model.weights, "the inpainting network")
         self.networks: dict[str, nn.Module] = {"inpainting": network}
         self.product, self.averaged = "inpainting", ("inpainting",)
         self.turns = [Turn("generator", ("inpainting",), self.generator_loss)]
@@ -174,25 +173,47 @@ class InpaintTask:
             rim = 2 * self.data.overlap + 1
             eroded = cv2.erode(mask, np.ones((rim, rim), np.uint8)) if rim > 1 else mask
             hidden.append(np.asarray(eroded, dtype=np.uint8))
-        return {
+        batch = {
             "image": pictures_tensor(images),
             "mask": torch.from_numpy(np.stack(masks)).float()[:, None],
             "hidden": torch.from_numpy(np.stack(hidden)).float()[:, None],
         }
+        if self.data.crop:
+            corners = [_corner(mask, self.data.crop, rng) for mask in masks]
+            batch["corner"] = torch.tensor(corners)
+        return batch
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
         """`image` [N, 3, S, S] in [0, 1]; `mask` and `hidden` [N, 1, S, S], 1 = hole.
 
-        What is `hidden` from the network is the mask less its rim of `data.overlap` pixels.
+        What is `hidden` from the network is the mask less its rim of `data.overlap` pixels. With
+        `data.crop` also `corner` [N, 2], the top left of each window.
         """
         faces = self._faces("train")
         indices = rng.integers(len(faces), size=size).tolist()
         return self._batch(faces, indices, rng, self.data.flip, self.data.jitter)
 
-    def _filled(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The prediction, and the picture with the prediction in the hole."""
-        predicted = network(batch["image"], batch["hidden"]).float()
-        return predicted, composite_hole(predicted, batch["image"], batch["mask"])
+    def _learnt(self, batch: Batch) -> tuple[Tensor, Batch]:
+        """The prediction that learns, and what it is compared with: windows with `data.crop`."""
+        network, side = self.networks["inpainting"], self.data.crop
+        if not side:
+            return network(batch["image"], batch["hidden"]).float(), batch
+        assert isinstance(network, CoarseToFine)
+        with torch.no_grad():
+            start = network.coarse_fill(batch["image"], batch["hidden"])
+        corners = batch["corner"].tolist()
+        windows = {
+            name: torch.stack(
+                [
+                    one[:, top : top + side, left : left + side]
+                    for one, (top, left) in zip(pictures, corners, strict=True)
+                ]
+            )
+            for name, pictures in {**batch, "start": start}.items()
+            if name != "corner"
+        }
+        predicted = network.fine.corrected(windows["start"], windows["hidden"]).float()
+        return predicted, windows
 
     def _judged(self, picture: Tensor) -> Tensor:
         """What the critic sees: the hole in the middle, or the whole picture."""
@@ -214,7 +235,7 @@ class InpaintTask:
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """0.999 reconstruction + 0.001 adversarial, or as the recipe weighs them."""
-        predicted, filled = self._filled(self.networks["inpainting"], batch)
+        predicted, batch = self._learnt(batch)
         distance = self.reconstruction_loss(predicted, batch)
         total = self.weights.reconstruction * distance
         parts = {"reconstruction": distance.item()}
@@ -224,6 +245,7 @@ class InpaintTask:
             parts["log_mse"] = log_mse.item()
         if self.weights.adversarial > 0:
             critic = self.networks["critic"]
+            filled = composite_hole(predicted, batch["image"], batch["mask"])
             fake = critic(self._judged(filled)).float()
             real = None
             if self.weights.kind == "relativistic":
@@ -236,7 +258,8 @@ class InpaintTask:
     def critic_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """True holes against filled ones."""
         with torch.no_grad():
-            _, filled = self._filled(self.networks["inpainting"], batch)
+            predicted, batch = self._learnt(batch)
+            filled = composite_hole(predicted, batch["image"], batch["mask"])
         critic = self.networks["critic"]
         real = critic(self._judged(batch["image"])).float()
         loss = self.game.critic(real, critic(self._judged(filled)).float())
@@ -275,7 +298,7 @@ class InpaintTask:
         for case in self._held_out(self.data.validation_faces):
             image, hidden = case["image"], case["hidden"]
             there = {name: value.to(device) for name, value in case.items()}
-            predicted = self._filled(network, there)[0].cpu()
+            predicted = network(there["image"], there["hidden"]).float().cpu()
             fills = {
                 "": composite_hole(predicted, image, hidden),
                 "telea_": _telea(image, hidden),
@@ -296,7 +319,7 @@ class InpaintTask:
         for case in self._held_out(8):
             with torch.no_grad():
                 there = {name: value.to(device) for name, value in case.items()}
-                predicted = self._filled(network, there)[0].cpu()
+                predicted = network(there["image"], there["hidden"]).float().cpu()
             shown = [
                 (picture_with_hole(case["image"], case["hidden"]) + 1) / 2,
                 composite_hole(predicted, case["image"], case["hidden"]),
@@ -306,9 +329,38 @@ class InpaintTask:
         return {"inpaint": np.round(np.hstack(columns) * 255).astype(np.uint8)}
 
 
+def _network(model: Model, size: int) -> ContextEncoder | SkipInpainting | CoarseToFine:
+    network: ContextEncoder | SkipInpainting | CoarseToFine
+    if model.network == "context_encoder":
+        network = ContextEncoder(model.context_model, size, model.ngf, model.bottleneck)
+    elif model.network == "coarse_to_fine":
+        network = CoarseToFine(
+            model.ngf, model.levels, model.stem, model.width, model.blocks, model.ratio
+        )
+        if model.coarse_weights:
+            load_published(network.coarse, model.coarse_weights, "the coarse network")
+        if model.fine_weights:
+            load_published(network.fine, model.fine_weights, "the compact filler")
+    else:
+        network = SkipInpainting(
+            model.ngf, model.levels, mask_input=model.mask_input, prefilled=model.prefilled
+        )
+    if model.weights:
+        load_published(network, model.weights, "the inpainting network")
+    return network
+
+
+def _corner(mask: Image, side: int, rng: np.random.Generator) -> list[int]:
+    """Top left of a window of a picture that has some of the hole in it."""
+    places = np.argwhere(mask)
+    middle = places[int(rng.integers(len(places)))]
+    first = middle - rng.integers(side // 4, side - side // 4, 2)
+    return np.clip(first, 0, mask.shape[0] - side).tolist()  # type: ignore[no-any-return]
+
+
 def _check(model: Model, data: Data, loss: Loss) -> None:
     for where, value, known in (
-        ("[model] network", model.network, ("skip", "context_encoder")),
+        ("[model] network", model.network, ("skip", "context_encoder", "coarse_to_fine")),
         ("[data] hole", data.hole, (*HOLES, "mixed")),
         ("[loss] distance", loss.distance, ("l1", "l2")),
         ("[loss] region", loss.region, ("hole", "picture")),
@@ -317,10 +369,14 @@ def _check(model: Model, data: Data, loss: Loss) -> None:
             raise RecipeError(f"{where} is one of {', '.join(known)}, not {value!r}")
     if loss.kind == "wasserstein":
         raise RecipeError("[loss] kind: wasserstein needs a gradient penalty, which is not here")
-    if data.hole == "centre" and not 0 < data.hole_side < data.size:
+    if data.hole in {"centre", "mixed"} and not 0 < data.hole_side < data.size:
         raise RecipeError(f"[data] hole_side must be below the size, {data.size}")
     if not 0 <= 2 * data.overlap < data.hole_side:
         raise RecipeError("[data] overlap leaves nothing of the hole: lower it")
+    if data.crop and (model.network != "coarse_to_fine" or data.hole == "centre"):
+        raise RecipeError("[data] crop is for the fine half of coarse_to_fine, and holes anywhere")
+    if data.crop % 8 or data.crop > data.size:
+        raise RecipeError(f"[data] crop must be a multiple of 8, at most the size, {data.size}")
     published = model.network == "context_encoder" and model.context_model == 0
     if published and (data.hole != "centre" or 2 * data.hole_side != data.size):
         raise RecipeError(
@@ -335,7 +391,7 @@ def _jittered(image: Image, rng: np.random.Generator) -> Image:
     middle = (size - 1) / 2
     scale = float(np.exp(rng.normal(0, 0.08)))
     matrix = cv2.getRotationMatrix2D((middle, middle), rng.normal(0, 5), scale)
-    matrix[:, 2] += rng.normal(0, 0.03 * size, 2)
+    matrix[:, 2] = matrix[:, 2] + rng.normal(0, 0.03 * size, 2)
     moved = cv2.warpAffine(
         image, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     )
