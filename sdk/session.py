@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from revisage import env
 from revisage.errors import NoFaceError, OptionError
@@ -19,10 +20,14 @@ from revisage.results import Receipt, Result, Stopwatch
 
 if TYPE_CHECKING:
     from revisage.edit import Edit
+    from revisage.engines.background import Serving
     from revisage.faces import Face
     from revisage.video import FrameBatch, VideoReader
 
 __all__ = ["EngineChoice", "FaceSource", "Parts", "Session"]
+
+T = TypeVar("T")
+Networks = dict[str, Any]  # bundle -> the engine that it runs on
 
 FACE_BUNDLES = ("face_finder", "face_landmarks")
 _MAX_THREADS = 1024
@@ -79,6 +84,11 @@ class Parts:
     engine: Callable[[str, EngineChoice], Any] = _shipped_engine  # the name of a bundle, on what
 
 
+def _say_why(serving: Serving[Any], engine: Any) -> None:
+    """A stand-by's reason is what it waits for."""
+    engine.reason = serving.waiting or engine.reason
+
+
 class Session:
     """Retouches photos and video; engines load on first use and stay until `close`.
 
@@ -91,11 +101,14 @@ class Session:
         engine: one of `revisage.manifest.ENGINES`, and no other; None: the best on the device.
         precision: "fp32", "fp16", "bf16" or "int8" for the networks of the operations. Faces are
             always found at fp32.
+        while_building: an engine of the same list that serves, at fp32, while a better one is being
+            built in the background, which may take minutes; each photo's receipt says which engine
+            served it, and a build that fails is reported there. None: wait for the build.
         parts: where networks come from; the default is the bundles in the package.
 
     Raises:
         OptionError: an unknown device, engine, precision or thread count (an engine that cannot
-            run shows on first use, as DeviceError).
+            run shows on first use, as DeviceError, whatever `while_building` says).
     """
 
     def __init__(
@@ -105,12 +118,14 @@ class Session:
         *,
         engine: str | None = None,
         precision: str = "fp32",
+        while_building: str | None = None,
         parts: Parts | None = None,
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise OptionError(f"device {device!r} is not one of auto, cpu, cuda")
-        if engine is not None and engine not in ENGINES:
-            raise OptionError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+        for name, given in (("engine", engine), ("while_building", while_building)):
+            if given is not None and given not in ENGINES:
+                raise OptionError(f"{name} {given!r} is not one of {', '.join(ENGINES)}")
         if precision not in PRECISIONS:
             raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         threads = env.number_of_threads() if threads is None else threads
@@ -123,11 +138,15 @@ class Session:
         self.device = device
         self.threads = threads
         self._choice = EngineChoice(device, engine, precision, threads)
+        self._standby = (
+            EngineChoice("auto", while_building, "fp32", threads) if while_building else None
+        )
         self._parts = parts or Parts()
         self._lock = threading.RLock()
-        self._faces: FaceSource | None = None
-        self._engines: dict[str, Any] = {}
-        self._operations: dict[str, Operation] = {}
+        self._faces: Serving[FaceSource] | None = None
+        self._engines: dict[str, Serving[Any]] = {}
+        # An operation is made again when one of its networks moved to another engine.
+        self._operations: dict[str, tuple[Operation, Networks]] = {}
 
     # --- photos ----------------------------------------------------------------------------------
 
@@ -174,7 +193,7 @@ class Session:
         stopwatch = Stopwatch()
         pixels, give_back = open_pixels(photo)
         strengths = options.strengths()
-        chosen, edits = self._edits(pixels, strengths, faces, stopwatch)
+        chosen, edits, networks = self._edits(pixels, strengths, faces, stopwatch)
         with stopwatch.stage("composite"):
             out = pixels.copy()
             apply_to_pixels(out, edits, threads=self.threads)
@@ -182,7 +201,7 @@ class Session:
             image=give_back(out),
             edits=tuple(edits),
             faces=tuple(chosen),
-            receipt=self._receipt(strengths, stopwatch),
+            receipt=self._receipt(networks, stopwatch),
         )
 
     def _edits(
@@ -191,29 +210,41 @@ class Session:
         strengths: dict[str, float],
         faces: Sequence[Face] | str | None,
         stopwatch: Stopwatch,
-    ) -> tuple[list[Face], list[Edit]]:
+    ) -> tuple[list[Face], list[Edit], Networks]:
+        """Chosen faces, their edits, and the engines that made them.
+
+        An engine that gets ready in the middle serves the next photo: all faces of one are treated
+        alike.
+        """
         if isinstance(faces, str) and faces not in ("all", "largest"):
             raise OptionError(f'faces={faces!r}; give "all", "largest", or a list of faces')
+        networks: Networks = {}
         if faces is None or isinstance(faces, str):
-            which = faces or "all"
-            chosen = self._chosen_faces(pixels, which, stopwatch) if strengths else []
+            chosen: list[Face] = []
+            if strengths:
+                chosen, networks = self._chosen_faces(pixels, faces or "all", stopwatch)
         else:
             chosen = list(faces)
-        edits = [
-            self._operation(name, stopwatch).edit(
-                pixels,
-                face,
-                strength,
-                face_index=index,
-                stopwatch=stopwatch,
-                threads=self.threads,
-            )
-            for name, strength in strengths.items()
-            for index, face in enumerate(chosen)
-        ]
-        return chosen, edits
+        edits = []
+        for name, strength in strengths.items() if chosen else ():
+            operation, used = self._operation(name, stopwatch)
+            networks |= used
+            edits += [
+                operation.edit(
+                    pixels,
+                    face,
+                    strength,
+                    face_index=index,
+                    stopwatch=stopwatch,
+                    threads=self.threads,
+                )
+                for index, face in enumerate(chosen)
+            ]
+        return chosen, edits, networks
 
-    def _chosen_faces(self, pixels: Pixels, which: str, stopwatch: Stopwatch) -> list[Face]:
+    def _chosen_faces(
+        self, pixels: Pixels, which: str, stopwatch: Stopwatch
+    ) -> tuple[list[Face], Networks]:
         from revisage.faces import choose_faces
 
         with stopwatch.stage("load networks"):
@@ -222,7 +253,13 @@ class Session:
             found = source.find(pixels)
         if not found:
             raise NoFaceError("no face was found in the photo")
-        return choose_faces(found, which)
+        engine = getattr(source, "engine", None)  # a stand-in may have none
+        networks = {name: engine(name) for name in FACE_BUNDLES} if engine is not None else {}
+        serving = self._faces
+        if serving is not None:  # else the session was closed meanwhile
+            for network in networks.values():
+                _say_why(serving, network)
+        return choose_faces(found, which), networks
 
     # --- video -----------------------------------------------------------------------------------
 
@@ -263,63 +300,74 @@ class Session:
     def _face_source(self) -> FaceSource:
         with self._lock:
             if self._faces is None:
-                self._faces = self._parts.faces(self._choice)
-            return self._faces
+                self._faces = self._open("the face finder", self._parts.faces)
+            return self._faces.now
 
-    def _operation(self, name: str, stopwatch: Stopwatch) -> Operation:
+    def _operation(self, name: str, stopwatch: Stopwatch) -> tuple[Operation, Networks]:
+        """An operation on the engines that serve now, and those engines."""
+        names = bundles_of(name)
         with self._lock:
-            if name not in self._operations:
-                with stopwatch.stage("load networks"):
-                    networks = {bundle: self._engine(bundle) for bundle in bundles_of(name)}
-                    self._operations[name] = make_operation(name, networks)
+            for bundle in names:
+                if bundle not in self._engines:
+                    with stopwatch.stage("load networks"):
+                        load = functools.partial(self._parts.engine, bundle)
+                        self._engines[bundle] = self._open(bundle, load)
+            networks = {bundle: self._engines[bundle].now for bundle in names}
+            for bundle, engine in networks.items():
+                _say_why(self._engines[bundle], engine)
+            if name not in self._operations or self._operations[name][1] != networks:
+                self._operations[name] = make_operation(name, networks), networks
             return self._operations[name]
 
-    def _engine(self, bundle: str) -> Any:
-        if bundle not in self._engines:
-            self._engines[bundle] = self._parts.engine(bundle, self._choice)
-        return self._engines[bundle]
+    def _open(self, name: str, load: Callable[[EngineChoice], T]) -> Serving[T]:
+        from revisage.engines.background import Background, Serving
 
-    def _receipt(self, strengths: dict[str, float], stopwatch: Stopwatch) -> Receipt:
+        wanted, standby = self._choice, self._standby
+        if standby is None:
+            return Serving(load(wanted))
+        name = f"{name} on {wanted.engine or wanted.device} {wanted.precision}"
+        return Background(name, lambda: load(wanted), lambda: load(standby))
+
+    def _receipt(self, networks: Networks, stopwatch: Stopwatch) -> Receipt:
         import revisage
         from revisage.kernels import HAS_NATIVE
 
-        names = [bundle for operation in strengths for bundle in bundles_of(operation)]
-        with self._lock:
-            used = {name: self._engines[name] for name in names if name in self._engines}
-            find_engine = getattr(self._faces, "engine", None)  # a stand-in may have none
-            if used and find_engine is not None:
-                used = {name: find_engine(name) for name in FACE_BUNDLES} | used
+        engines = networks.values()
 
         def of_all(attribute: str) -> str:
             """What the networks have in common; where they differ, each value once."""
-            return ", ".join(dict.fromkeys(getattr(engine, attribute) for engine in used.values()))
+            return ", ".join(dict.fromkeys(getattr(engine, attribute) for engine in engines))
 
         return Receipt(
             version=revisage.__version__,
             device=of_all("device"),
             engine=of_all("name"),
             precision=of_all("precision"),
-            engines={name: f"{engine.name} {engine.precision}" for name, engine in used.items()},
-            models={name: engine.bundle.model_digest for name, engine in used.items()},
+            engines={
+                name: f"{engine.name} {engine.precision}" for name, engine in networks.items()
+            },
+            models={name: engine.bundle.model_digest for name, engine in networks.items()},
             kernels="native" if HAS_NATIVE else "reference",
             threads=self.threads,
             milliseconds=dict(stopwatch.milliseconds),
             reason=of_all("reason"),
-            operators={k: v for e in used.values() for k, v in getattr(e, "operators", {}).items()},
+            operators={k: v for e in engines for k, v in getattr(e, "operators", {}).items()},
         )
 
     def close(self) -> None:
-        """Let go of the engines; the session loads them again when it is used again."""
+        """Let go of the engines and stop their builds; the session loads them when used again."""
         with self._lock:
             engines, self._engines = self._engines, {}
             faces, self._faces = self._faces, None
             self._operations = {}
+        opened = [*engines.values(), *([] if faces is None else [faces])]
+        for serving in opened:
+            serving.stop()
         with contextlib.ExitStack() as stack:
-            for engine in engines.values():
+            for engine in (e for serving in engines.values() for e in serving.close()):
                 stack.callback(engine.deactivate)
-            close = getattr(faces, "close", None)
-            if close is not None:
-                stack.callback(close)
+            for source in faces.close() if faces is not None else ():
+                stack.callback(getattr(source, "close", lambda: None))
 
     def __enter__(self) -> Self:
         return self

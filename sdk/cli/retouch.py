@@ -63,6 +63,11 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         "--engine", metavar="NAME", help=f"this engine and no other: {', '.join(ENGINES)}"
     )
     parser.add_argument(
+        "--while-building",
+        metavar="NAME",
+        help="an engine that serves while the GPU's is built in the background; default: wait",
+    )
+    parser.add_argument(
         "--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)"
     )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
@@ -74,7 +79,11 @@ def open_session(args: argparse.Namespace) -> Session:
     from revisage.session import Session
 
     return Session(
-        device=args.device, engine=args.engine, precision=args.precision, threads=args.threads
+        device=args.device,
+        engine=args.engine,
+        precision=args.precision,
+        while_building=args.while_building,
+        threads=args.threads,
     )
 
 

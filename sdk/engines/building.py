@@ -6,6 +6,7 @@ Sessions and `revisage build` both come through here, so that the one finds what
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 from revisage.bundle import Bundle
@@ -13,8 +14,12 @@ from revisage.engines.cache import ANY_DRIVER, EngineCache, EngineKey, current_w
 from revisage.engines.driver import find_gpu
 from revisage.engines.profile import Profile
 from revisage.engines.tensorrt import BuildReport, build_engine, library_version
+from revisage.errors import BuildCancelledError
 
 __all__ = ["CachedEngine", "cached_engine"]
+
+# TensorRT chooses kernels by their time: two builds at once would measure each other.
+_turn = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +73,18 @@ def cached_engine(
 
     def build() -> bytes:
         if watch.progress is not None:
-            watch.progress("reading the graph", 0, 0)
-        built = build_engine(
-            bundle.read_graph(precision),
-            engine=engine,
-            profile=profile,
-            compute_capabilities=[compute_capability],
-            progress=watch.progress,
-            cancel=watch.cancel,
-        )
+            watch.progress("waiting for its turn", 0, 0)
+        with _turn:
+            if watch.cancel is not None and watch.cancel.is_set():
+                raise BuildCancelledError(f"the build of {bundle.name} was cancelled")
+            built = build_engine(
+                bundle.read_graph(precision),
+                engine=engine,
+                profile=profile,
+                compute_capabilities=[compute_capability],
+                progress=watch.progress,
+                cancel=watch.cancel,
+            )
         reports.append(built.report)
         return built.content
 

@@ -15,7 +15,7 @@ from revisage.bundle import Bundle
 from revisage.engines.base import Engine
 from revisage.engines.gpu import gpu_obstacle
 from revisage.engines.onnxruntime import OnnxRuntimeEngine, provider_obstacle
-from revisage.errors import DeviceError, EngineError, OptionError
+from revisage.errors import BuildCancelledError, DeviceError, EngineError, OptionError
 from revisage.manifest import PRECISIONS
 
 __all__ = ["DEVICES", "DeviceStatus", "device_status", "open_engine"]
@@ -134,6 +134,8 @@ def open_engine(
     for name in made_for:
         try:
             return start(name, _why(asked, refusals))
+        except BuildCancelledError:  # whoever stops a build does not want the next best engine
+            raise
         except (DeviceError, EngineError) as error:
             refusals[name] = error
     loaded = [error for error in refusals.values() if isinstance(error, EngineError)]
