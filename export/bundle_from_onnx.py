@@ -23,17 +23,16 @@ import torch
 
 from revisage.bundle import CERTIFICATE, MANIFEST, MODEL, Bundle
 from revisage.engines import device_status, open_engine
-from revisage.engines.probe import expect, probe_array
 from revisage.errors import OutputError, ParityError
 from revisage.export.compare import Arrays, ErrorStatistics, check_parity, measure, run_torch
 from revisage.export.onnx_from_torch import OPSET, onnx_from_torch
+from revisage.export.probes import make_probes
 from revisage.export.reference_set import REFERENCE
 from revisage.kernels import onnxruntime_library
 from revisage.manifest import (
     Certificate,
     Manifest,
     Probe,
-    ProbeInput,
     RecipeOrigin,
     Setting,
     TensorSpec,
@@ -41,8 +40,6 @@ from revisage.manifest import (
 )
 
 __all__ = ["ManifestFields", "export_bundle", "write_bundle"]
-
-PROBE_SIDE = 64  # pixels, rounded up to the network's multiple: quick, and larger than its kernels
 
 
 class ManifestFields(TypedDict):
@@ -63,21 +60,6 @@ class ManifestFields(TypedDict):
     recipe: RecipeOrigin
     weights_digest: str
     settings: NotRequired[Mapping[str, Setting]]
-
-
-def _probe_inputs(specs: Sequence[TensorSpec], multiple_of: int) -> dict[str, ProbeInput]:
-    """A recipe for each input; H and W differ where they may, so that a swap shows."""
-    height = -(-PROBE_SIDE // multiple_of) * multiple_of
-    sizes = {"N": 1, "H": height, "W": height + multiple_of}
-    kinds = {"RGB": "picture", "GRAY": "picture", "mask": "mask"}
-    return {
-        spec.name: ProbeInput(
-            kind=kinds.get(spec.colour, "uniform"),
-            seed=7 + index,
-            shape=tuple(d if isinstance(d, int) else sizes.get(d, 2) for d in spec.shape),
-        )
-        for index, spec in enumerate(specs)
-    }
 
 
 def _usable_engines() -> tuple[str, ...]:
@@ -118,7 +100,7 @@ def export_bundle(
     Raises:
         OutputError: it exists already, or the folder cannot be written.
         EngineError: the graph cannot be exported, or is not portable.
-        ParityError: an engine is further from torch than the tolerance.
+        ParityError: an engine is further from torch than the tolerance, or no probe tells enough.
         BundleError: a field of the manifest is impossible.
     """
     network = network.eval()
@@ -133,15 +115,14 @@ def export_bundle(
     model = onnx_from_torch(
         network, examples, specs_in, specs_out, multiple_of=manifest_fields["multiple_of"]
     )
-    made = _probe_inputs(specs_in, manifest_fields["multiple_of"])
-    probe_arrays = {spec.name: probe_array(made[spec.name], spec) for spec in specs_in}
-    truth = run_torch(network, probe_arrays, specs_in, specs_out)
-    probe = Probe(made, {name: expect(output) for name, output in truth.items()})
+    probes = make_probes(
+        network, specs_in, specs_out, manifest_fields["multiple_of"], manifest_fields["tolerances"]
+    )
     truths = [run_torch(network, inputs, specs_in, specs_out) for inputs in reference_inputs]
     return write_bundle(
         model.SerializeToString(deterministic=True),
         manifest_fields,
-        (probe,),
+        probes,
         reference_inputs,
         truths,
         folder,

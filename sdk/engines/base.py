@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revisage.bundle import Bundle
-from revisage.engines.probe import check_probe, probe_inputs
+from revisage.engines.probe import check_probes
 from revisage.errors import EngineError, ShapeError
 from revisage.manifest import TensorSpec
 
@@ -63,12 +63,12 @@ class Engine(abc.ABC):
         return self._active
 
     def activate(self) -> None:
-        """Load the graph and repeat the certificate's probe; does nothing when already active.
+        """Load the graph and repeat the certificate's probes; does nothing when already active.
 
         Raises:
             BundleError: the manifest states no tolerance for this engine and precision.
             DeviceError: the device cannot run here.
-            EngineError: the graph does not load, or the probe does not give the certified output.
+            EngineError: the graph does not load, or a probe does not give the certified output.
         """
         with self._lock:
             if self._active:
@@ -76,9 +76,9 @@ class Engine(abc.ABC):
             self._activate_impl()
             try:
                 tolerance = self.manifest.tolerance(self.name, self.precision)
-                probe = self.bundle.certificate.probes[0]
-                found = self._infer_impl(probe_inputs(probe, self.manifest))
-                check_probe(probe, found, tolerance, f"{self.bundle.name} on {self.name}")
+                where = f"{self.bundle.name} on {self.name}"
+                probes = self.bundle.certificate.probes
+                check_probes(self._infer_impl, probes, self.manifest, tolerance, where)
             except BaseException:
                 self._deactivate_impl()
                 raise

@@ -1,7 +1,7 @@
 """Probes: small inputs that everyone can build again, whose outputs the certificate states.
 
-After every load the engine runs one, so that an engine that returns zeros, garbage or another
-model's output is caught before it touches a photo.
+After every load the engine runs them, so that an engine that returns zeros, garbage, another
+model's output, another sample's or another call's is caught before it touches a photo.
 
 Note [The same probe everywhere]
 A probe's input must be equal to the last bit on every machine. It is therefore made with numpy's
@@ -11,7 +11,7 @@ whole eighths, and the sum is divided once by a power of two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from revisage.errors import BundleError, EngineError
 from revisage.manifest import Expected, Manifest, Probe, ProbeInput, TensorSpec, Tolerance
 
-__all__ = ["check_probe", "expect", "probe_array", "probe_inputs"]
+__all__ = ["check_probe", "check_probes", "contrast", "expect", "probe_array", "probe_inputs"]
 
 CELL = 8  # pixels between two grid points
-SAMPLES = 64  # values of an output that a certificate states
+SAMPLES = 64  # values spread over an output that a certificate states
 MASK_LEVEL = 170  # of 255: about a quarter of a mask is hole
 
 
@@ -77,9 +77,10 @@ def probe_inputs(probe: Probe, manifest: Manifest) -> dict[str, NDArray[Any]]:
 
 
 def expect(output: NDArray[Any]) -> Expected:
-    """What a certificate keeps of a true output: statistics, and values spread over it."""
+    """What a certificate keeps of a true output: statistics, values spread over it, extremes."""
     flat = output.reshape(-1).astype(np.float64)
-    positions = np.unique(np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(np.int64))
+    spread = np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(np.int64)
+    positions = np.unique([*spread, flat.argmin(), flat.argmax()])
     return Expected(
         shape=tuple(int(size) for size in output.shape),
         mean=float(flat.mean()),
@@ -87,6 +88,31 @@ def expect(output: NDArray[Any]) -> Expected:
         positions=tuple(int(p) for p in positions),
         values=tuple(float(f"{flat[p]:.9g}") for p in positions),
     )
+
+
+def contrast(expected: Expected) -> float:
+    """How far a certified output is from a constant: the range of its values, or the only value.
+
+    An engine that gives a constant is found where this is more than twice what is tolerated.
+    """
+    values = expected.values
+    return max(values) - min(values) if len(values) > 1 else abs(values[0])
+
+
+def check_probes(
+    infer: Callable[[dict[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
+    probes: Sequence[Probe],
+    manifest: Manifest,
+    tolerance: Tolerance,
+    where: str,
+) -> None:
+    """Run every probe, and the first one again: what a call gives must not depend on another call.
+
+    Raises:
+        EngineError, BundleError: as `check_probe`.
+    """
+    for probe in (*probes, probes[0]):
+        check_probe(probe, infer(probe_inputs(probe, manifest)), tolerance, where)
 
 
 def check_probe(

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from revisage.bundle import Bundle, shipped_bundle, shipped_names
 from revisage.engines import Engine, device_status, open_engine
+from revisage.engines.onnxruntime import OnnxRuntimeEngine
 from revisage.engines.probe import check_probe, expect, probe_array, probe_inputs
 from revisage.errors import (
     BundleError,
@@ -311,6 +312,60 @@ def test_an_engine_that_computes_something_else_is_caught_at_load(
     folder = write_toy_bundle(tmp_path / "toy", model, certified_factor=FACTOR)
     with pytest.raises(EngineError, match="probe's output 'scaled' is off"):
         open_engine(folder, "cpu")
+
+
+class FaultyEngine(OnnxRuntimeEngine):
+    """An engine whose every call goes wrong in some way."""
+
+    def __init__(self, bundle: Bundle, fault: str) -> None:
+        super().__init__(bundle, "cpu", threads=1)
+        self._fault = fault
+        self._last: dict[str, Any] = {}
+
+    def _infer_impl(self, inputs: Any) -> dict[str, Any]:
+        if self._fault == "other_axes":
+            inputs = {n: np.swapaxes(a, 2, 3).reshape(a.shape) for n, a in inputs.items()}
+        true = super()._infer_impl({name: np.ascontiguousarray(a) for name, a in inputs.items()})
+        last, self._last = self._last, true
+        return {name: self._spoil(a, last.get(name, a)) for name, a in true.items()}
+
+    def _spoil(self, true: Any, last: Any) -> Any:
+        if self._fault == "zeros":
+            return np.zeros_like(true)
+        if self._fault == "one_nan":
+            return np.where(np.arange(true.size).reshape(true.shape) == 1234, np.nan, true)
+        if self._fault == "transposed":
+            return np.ascontiguousarray(np.swapaxes(true, 2, 3))
+        if self._fault == "swapped_samples":
+            return true[::-1].copy()
+        if self._fault == "first_sample_only":
+            return np.repeat(true[:1], len(true), axis=0)
+        if self._fault == "stale":  # the buffer still holds what the call before left there
+            return (
+                last.reshape(-1)[: true.size].reshape(true.shape)
+                if last.size >= true.size
+                else true
+            )
+        return true
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("zeros", "one_nan", "transposed", "other_axes", "swapped_samples", "first_sample_only"),
+        "stale",
+    ],
+)
+def test_every_fault_is_caught_at_load(folder: Path, fault: str) -> None:
+    engine = FaultyEngine(Bundle.open(folder), fault)
+    with pytest.raises(EngineError, match="'scaled'"):
+        engine.activate()
+    assert not engine.active
+
+
+def test_an_engine_without_a_fault_loads(folder: Path) -> None:
+    with FaultyEngine(Bundle.open(folder), "none") as engine:
+        assert engine.active
 
 
 def test_the_same_probe_on_every_machine() -> None:

@@ -66,10 +66,14 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def probe_of(manifest: Manifest, factor: float = FACTOR) -> Probe:
-    made = {"image": ProbeInput("picture", 7, (1, 3, 16, 24))}
-    image = probe_inputs(Probe(made, {}), manifest)["image"]
-    return Probe(made, {"scaled": expect(image * np.float32(factor))})
+def probes_of(manifest: Manifest, factor: float = FACTOR) -> tuple[Probe, ...]:
+    """One sample, wider than high, and two, higher than wide."""
+    probes = []
+    for shape in ((1, 3, 16, 24), (2, 3, 24, 16)):
+        made = {"image": ProbeInput("picture", 7, shape)}
+        image = probe_inputs(Probe(made, {}), manifest)["image"]
+        probes.append(Probe(made, {"scaled": expect(image * np.float32(factor))}))
+    return tuple(probes)
 
 
 def write_toy_bundle(
@@ -89,7 +93,7 @@ def write_toy_bundle(
         reference_count=1,
         versions={},
         errors={},
-        probes=(probe_of(manifest, certified_factor),),
+        probes=probes_of(manifest, certified_factor),
     ).to_json()
     (folder / "model.onnx").write_bytes(content)
     (folder / "certificate.json").write_text(certificate)
