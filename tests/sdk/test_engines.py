@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from revisage.bundle import Bundle, shipped_bundle, shipped_names
 from revisage.engines import Engine, device_status, open_engine
 from revisage.engines.onnxruntime import OnnxRuntimeEngine
-from revisage.engines.probe import check_probe, expect, probe_array, probe_inputs
+from revisage.engines.probe import check_probe, contrast, expect, probe_array, probe_inputs
 from revisage.errors import (
     BundleError,
     DeviceError,
@@ -493,6 +493,16 @@ def test_threads_do_not_change_a_bit_of_what_ships(name: str) -> None:
 def test_every_shipped_bundle_gives_its_certified_output(name: str) -> None:
     with open_engine(shipped_bundle(name), "cpu") as engine:
         assert engine.active
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_probe_tells_the_network_from_a_constant(name: str) -> None:
+    bundle = shipped_bundle(name)
+    widest = max(t.max_abs for per in bundle.manifest.tolerances.values() for t in per.values())
+    assert [probe.inputs["image"].shape[0] for probe in bundle.certificate.probes] == [1, 2]
+    for probe in bundle.certificate.probes:
+        for output in probe.outputs.values():
+            assert contrast(output) > 2 * widest
 
 
 def test_the_batch_does_not_change_a_bit(tmp_path: Path, rng: np.random.Generator) -> None:
