@@ -22,6 +22,7 @@ import onnxruntime
 import torch
 
 from revisage.bundle import CERTIFICATE, MANIFEST, MODEL, Bundle
+from revisage.bundle_archive import put_in_place
 from revisage.engines import device_status, open_engine
 from revisage.errors import OutputError, ParityError
 from revisage.export.compare import Arrays, ErrorStatistics, check_parity, measure, run_torch
@@ -171,7 +172,7 @@ def write_bundle(
                 with open_engine(temporary, engine=engine, precision=precision):
                     pass  # opening repeats the probe within the stated tolerance
         temporary.chmod(0o755)  # mkdtemp makes it private
-        _put_in_place(temporary, place)
+        put_in_place(temporary, place)
     except OSError as error:
         raise OutputError(f"{place}: cannot be written ({error.strerror})") from error
     finally:
@@ -248,19 +249,3 @@ def _plain(error: ErrorStatistics) -> dict[str, float]:
     """Three significant digits: enough to judge, and stable between equal runs."""
     plain: dict[str, Any] = dataclasses.asdict(error)
     return {name: float(f"{value:.3g}") for name, value in plain.items()}
-
-
-def _put_in_place(temporary: Path, place: Path) -> None:
-    """Rename into place; an old bundle steps aside first and comes back if that fails."""
-    if not place.exists():
-        temporary.rename(place)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
-    place.rename(aside / place.name)
-    try:
-        temporary.rename(place)
-    except OSError:
-        (aside / place.name).rename(place)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -1,8 +1,9 @@
-"""Bundles: a model as a folder, opened with distrust.
+"""Bundles: a model as a folder or as one file, opened with distrust.
 
 `manifest.json` says what the model is, `model.onnx` computes it, `certificate.json` proves that it
 computes what the trained network computes. Every file is measured before it is read, compared with
-the sha256 that the manifest states, and read only once: what was verified is what is used.
+the sha256 that the manifest states, and read only once: what was verified is what is used. The same
+files in one archive (`revisage.bundle_archive`) are opened the same way.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from revisage.bundle_archive import member_names, read_member
 from revisage.errors import BundleError
 from revisage.manifest import MAX_TEXT_BYTES, Certificate, Manifest
 from revisage.onnx_guard import check_model_bytes
@@ -34,16 +37,21 @@ MAX_MODEL_BYTES = 1 << 30  # the largest paper-size network needs a quarter of i
 MAX_FILES = 16
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """All bytes of a regular file of at most `limit` bytes.
+def _read(place: Path, name: str, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes, in a folder or in an archive.
 
-    A symbolic link is followed: installers link files, and nothing is learnt from a foreign file
-    whose sha256 the manifest has to state. A device or a pipe is no regular file.
+    A symbolic link in a folder is followed: installers link files, and nothing is learnt from a
+    foreign file whose sha256 the manifest has to state. A device or a pipe is no regular file.
     """
+    if not place.is_dir():
+        return read_member(place, name, limit)
+    path = place / name
     try:
         if not path.is_file():
             raise BundleError(f"{path}: missing, or no regular file; the bundle is incomplete")
         with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > limit:
+                raise BundleError(f"{path}: larger than {limit} bytes, which no bundle of ours is")
             content = file.read(limit + 1)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -63,30 +71,34 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Open and verify the bundle in the folder `path`.
+        """Open and verify the bundle in the folder or archive `path`.
 
         Raises:
             BundleError: a file is missing, damaged, of a foreign version or not what the manifest
                 promises; the message names the file or the field.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder}: no such bundle folder")
-        text = _read(folder / MANIFEST, MAX_TEXT_BYTES)
+        place = Path(path)
+        if not place.exists():
+            raise BundleError(f"{place}: no such bundle folder or archive")
+        text = _read(place, MANIFEST, MAX_TEXT_BYTES)
         try:
             manifest = Manifest.from_json(text)
             _check_files(manifest)
         except BundleError as error:
-            raise BundleError(f"{folder}: {error}") from None
-        contents = {name: _read_verified(folder, manifest, name) for name in manifest.digests}
-        for name in sorted(set(manifest.graphs.values())):
-            check_model_bytes(contents[name], f"{folder / name}")
+            raise BundleError(f"{place}: {error}") from None
+        if not place.is_dir():
+            _check_members(place, manifest)
+        for name in manifest.digests:  # one after the other: they need not fit memory together
+            content = _read_verified(place, manifest, name)
+            if name in manifest.graphs.values():
+                check_model_bytes(content, f"{place / name}")
+            del content
         try:
-            certificate = Certificate.from_json(contents[CERTIFICATE])
+            certificate = Certificate.from_json(_read_verified(place, manifest, CERTIFICATE))
             _check_certificate(manifest, certificate)
         except BundleError as error:
-            raise BundleError(f"{folder}: {error}") from None
-        return cls(folder, manifest, certificate, hashlib.sha256(text).hexdigest())
+            raise BundleError(f"{place}: {error}") from None
+        return cls(place, manifest, certificate, hashlib.sha256(text).hexdigest())
 
     @property
     def name(self) -> str:
@@ -112,13 +124,22 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest lists no file {name!r}")
         return _read_verified(self.path, self.manifest, name)
 
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Every file with its name, the manifest first, each verified as it is read."""
+        text = _read(self.path, MANIFEST, MAX_TEXT_BYTES)
+        if hashlib.sha256(text).hexdigest() != self.digest:
+            raise BundleError(f"{self.path / MANIFEST}: it changed since the bundle was opened")
+        yield MANIFEST, text
+        for name in sorted(self.manifest.digests):
+            yield name, self.read(name)
 
-def _read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+
+def _read_verified(place: Path, manifest: Manifest, name: str) -> bytes:
     graph = name in manifest.graphs.values()
-    content = _read(folder / name, MAX_MODEL_BYTES if graph else MAX_TEXT_BYTES)
+    content = _read(place, name, MAX_MODEL_BYTES if graph else MAX_TEXT_BYTES)
     if hashlib.sha256(content).hexdigest() != manifest.digests[name]:
         raise BundleError(
-            f"{folder / name}: its sha256 is not the one in manifest.json; "
+            f"{place / name}: its sha256 is not the one in manifest.json; "
             "the file is damaged or was changed: install or export it again"
         )
     return content
@@ -130,6 +151,14 @@ def _check_files(manifest: Manifest) -> None:
         raise BundleError(f"manifest.json: digests: {', '.join(missing)} is not listed")
     if len(manifest.digests) > MAX_FILES:
         raise BundleError(f"manifest.json: digests: more than {MAX_FILES} files")
+
+
+def _check_members(archive: Path, manifest: Manifest) -> None:
+    extra = sorted(set(member_names(archive)) - {MANIFEST, *manifest.digests})
+    if extra:
+        raise BundleError(
+            f"{archive}: holds files that its manifest does not list: {', '.join(extra)}"
+        )
 
 
 def _check_certificate(manifest: Manifest, certificate: Certificate) -> None:

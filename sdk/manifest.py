@@ -317,6 +317,11 @@ class Certificate:
         return certificate
 
 
+def is_plain_file_name(name: str) -> bool:
+    """Whether a name is that of a file inside the bundle: no path, not hidden, ASCII."""
+    return _FILE_NAME.fullmatch(name) is not None and ".." not in name
+
+
 # --- checks of a whole manifest ------------------------------------------------------------------
 
 
@@ -386,7 +391,7 @@ def _check_manifest(manifest: Manifest) -> None:
                 )
     for name, digest in manifest.digests.items():
         check(
-            _FILE_NAME.fullmatch(name) is not None and ".." not in name,
+            is_plain_file_name(name),
             "digests",
             f"{name!r} is not a plain file name inside the bundle",
         )
@@ -455,8 +460,9 @@ class _Fields:
 
     def finish(self) -> None:
         if self.left:
+            unknown = ", ".join(repr(key[:40]) for key in sorted(self.left)[:4])
             raise BundleError(
-                f"{self.where}: unknown field {', '.join(map(repr, sorted(self.left)))}; "
+                f"{self.where}: unknown field {unknown}; "
                 "it was written by another version of Revisage"
             )
 

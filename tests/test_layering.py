@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "revisage.export",
         "revisage.training.models",
         "revisage.bundle",
+        "revisage.bundle_archive",
         "revisage.engines",
         "revisage.kernels",
         *LEAVES,

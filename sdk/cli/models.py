@@ -1,4 +1,4 @@
-"""`revisage models`: the bundles that came with this installation, and whether they still hold."""
+"""`revisage models`: the bundles that ship, whether bundles hold, and bundles as one file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["add_parser", "run"]
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser("models", help="list or verify the models that ship")
+    parser = subparsers.add_parser("models", help="list, verify, pack or unpack models")
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     actions.add_parser("list", help="name, operation, size and licence of every model (default)")
@@ -21,14 +21,36 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "folders",
         nargs="*",
         type=Path,
-        metavar="DIR",
-        help="bundle folders, or folders of bundles; default: those that ship",
+        metavar="BUNDLE",
+        help="bundle folders or archives, or folders of bundles; default: those that ship",
     )
+    pack = actions.add_parser("pack", help="write a bundle as one file")
+    pack.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle folder")
+    pack.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="NAME.zip")
+    unpack = actions.add_parser("unpack", help="verify such a file and write it as a folder")
+    unpack.add_argument("bundle", type=Path, metavar="FILE", help="what `pack` wrote")
+    unpack.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="the bundle becomes DIR/NAME"
+    )
+    for action in (pack, unpack):
+        action.add_argument("--force", action="store_true", help="replace what exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or verify; returns the exit code."""
-    return _verify(args.folders) if args.action == "verify" else _list()
+    """Run one action; returns the exit code."""
+    if args.action == "verify":
+        return _verify(args.folders)
+    return _copy(args) if args.action in {"pack", "unpack"} else _list()
+
+
+def _copy(args: argparse.Namespace) -> int:
+    from revisage.bundle import Bundle
+    from revisage.bundle_archive import pack, unpack
+
+    copy = pack if args.action == "pack" else unpack
+    place = copy(Bundle.open(args.bundle), args.out, force=args.force)
+    print(place)
+    return 0
 
 
 def _list() -> int:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from revisage.bundle import Bundle, shipped_bundle, shipped_names
 from revisage.errors import BundleError
 from revisage.onnx_guard import check_model_bytes
 from tests.sdk.toy_bundle import scaling_model, sha256, write_toy_bundle
-from tests.support import machine_traces
+from tests.support import ROOT, machine_traces
 
 
 @pytest.fixture
@@ -144,16 +148,6 @@ def with_external_constant() -> onnx.ModelProto:
     return model
 
 
-def with_external_in_subgraph() -> onnx.ModelProto:
-    model = scaling_model()
-    weight = external(numpy_helper.from_array(np.ones(1, np.float32), "w"))
-    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    branch = helper.make_graph([], "branch", [], [out], [weight])
-    node = helper.make_node("If", ["condition"], ["y"], then_branch=branch, else_branch=branch)
-    model.graph.node.append(node)
-    return model
-
-
 def with_external_in_function() -> onnx.ModelProto:
     model = scaling_model()
     value = external(numpy_helper.from_array(np.ones(1, np.float32), "c"))
@@ -169,7 +163,6 @@ def with_external_in_function() -> onnx.ModelProto:
     [
         with_external_initializer,
         with_external_constant,
-        with_external_in_subgraph,
         with_external_in_function,
     ],
 )
@@ -179,21 +172,159 @@ def test_external_data_is_refused_wherever_it_hides(tmp_path: Path, make: object
         Bundle.open(write_toy_bundle(tmp_path / "toy", model))
 
 
-def test_a_tensor_of_absurd_size_is_refused() -> None:
+def constant(value: TensorProto | None = None, **attributes: object) -> onnx.NodeProto:
+    value = value or numpy_helper.from_array(np.ones(1, np.float32), "c")
+    return helper.make_node("Constant", [], ["c"], value=value, **attributes)
+
+
+def initializer(**changes: object) -> bytes:
+    """A model whose one weight is another."""
     model = scaling_model()
-    model.graph.initializer[0].dims[:] = [1 << 20, 1 << 20]
-    with pytest.raises(BundleError, match="absurd shape"):
-        check_model_bytes(model.SerializeToString(), "model.onnx")
+    weight = model.graph.initializer[0]
+    for field, value in changes.items():
+        weight.ClearField(field)
+        if isinstance(value, list):
+            getattr(weight, field).extend(value)
+        else:
+            setattr(weight, field, value)
+    return bytes(model.SerializeToString())
 
 
-def test_bottomless_nesting_is_refused() -> None:
+def with_subgraphs(depth: int) -> bytes:
     graph = helper.make_graph([], "leaf", [], [])
-    for _ in range(30):
+    for _ in range(depth):
         node = helper.make_node("Scan", ["c"], ["y"], body=graph, num_scan_inputs=1)
         graph = helper.make_graph([node], "g", [], [])
-    model = helper.make_model(graph)
-    with pytest.raises(BundleError, match="nested"):
-        check_model_bytes(model.SerializeToString(), "model.onnx")
+    return bytes(helper.make_model(graph).SerializeToString())
+
+
+def with_functions(calls: dict[str, list[str]], nodes: int = 1) -> bytes:
+    """Functions by name and what each calls; the graph calls the first."""
+    model = scaling_model()
+    for name, called in calls.items():
+        body = [helper.make_node(c, ["x"], [f"y{i}"], domain="own") for i, c in enumerate(called)]
+        opset = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+        model.functions.append(helper.make_function("own", name, ["x"], ["y0"], body, opset))
+    for index in range(nodes):
+        call = helper.make_node(next(iter(calls)), ["image"], [f"z{index}"], domain="own")
+        model.graph.node.append(call)
+    return bytes(model.SerializeToString())
+
+
+def with_node(node: onnx.NodeProto) -> bytes:
+    model = scaling_model()
+    model.graph.node.append(node)
+    return bytes(model.SerializeToString())
+
+
+def with_two_values() -> bytes:
+    """Two messages of one field are one to a parser: their shapes are put together."""
+    model = scaling_model()
+    node = constant()
+    attribute = node.attribute[0]
+    once = attribute.SerializeToString()
+    attribute.ClearField("t")
+    value = numpy_helper.from_array(np.ones(1, np.float32), "c").SerializeToString()
+    twice = once + b"\x2a" + bytes([len(value)]) + value  # field 5, bytes
+    model.graph.node.append(node)
+    found = model.SerializeToString()
+    plain = attribute.SerializeToString()
+    assert plain in found
+    body = bytes([len(twice)]) + twice
+    node_before = node.SerializeToString()
+    node_after = node_before.replace(bytes([len(plain)]) + plain, body)
+    graph = model.graph.SerializeToString().replace(
+        bytes([len(node_before)]) + node_before, bytes([len(node_after)]) + node_after
+    )
+    model.ClearField("graph")
+    size = len(graph)
+    return bytes(model.SerializeToString() + b"\x3a" + bytes([size & 127 | 128, size >> 7]) + graph)
+
+
+def with_sparse() -> bytes:
+    model = scaling_model()
+    values = numpy_helper.from_array(np.ones(1, np.float32), "s")
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "i")
+    sparse = helper.make_sparse_tensor(values, indices, [1 << 20, 1 << 20])
+    model.graph.sparse_initializer.append(sparse)
+    return bytes(model.SerializeToString())
+
+
+def with_stated_shape(*shape: int) -> bytes:
+    model = scaling_model()
+    model.graph.value_info.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, shape))
+    return bytes(model.SerializeToString())
+
+
+def with_training() -> bytes:
+    model = scaling_model()
+    model.training_info.add()
+    return bytes(model.SerializeToString())
+
+
+HOSTILE_MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "huge initialiser": (lambda: initializer(dims=[1 << 20, 1 << 20]), "absurd shape"),
+    "huge dimension": (lambda: initializer(dims=[1 << 40, 0]), "absurd shape"),
+    "negative dimension": (lambda: initializer(dims=[-1]), "absurd shape"),
+    "rank": (lambda: initializer(dims=[1] * 40), "absurd shape"),
+    "declared larger": (lambda: initializer(dims=[1 << 20]), "needs 4194304 bytes and holds 4"),
+    "declared smaller": (lambda: initializer(raw_data=bytes(1 << 20)), "needs 4 bytes and holds"),
+    "no values": (lambda: initializer(raw_data=b"", dims=[5]), "needs 20 bytes and holds 0"),
+    "two lists": (lambda: initializer(float_data=[1.0]), "needs 4 bytes"),
+    "type": (lambda: initializer(data_type=99), "no type that a network has"),
+    "strings": (lambda: initializer(string_data=[b"x"], data_type=8), "strings"),
+    "sparse": (with_sparse, "sparse"),
+    "stated shape": (lambda: with_stated_shape(1 << 30, 1 << 30), "absurd shape"),
+    "control flow": (lambda: with_subgraphs(1), "control flow"),
+    "bottomless": (lambda: with_subgraphs(30), "control flow"),
+    "training": (with_training, "training"),
+    "calls itself": (lambda: with_functions({"F": ["F"]}), "'F' calls itself"),
+    "ring": (lambda: with_functions({"F": ["G"], "G": ["F"]}), "calls itself"),
+    "twins": (lambda: with_functions({"F": []}) + with_functions({"F": []}), "same name"),
+    "laughs": (
+        lambda: with_functions({f"F{i}": [f"F{i + 1}"] * 2 for i in range(40)} | {"F40": []}),
+        "once its functions are inlined",
+    ),
+    "functions": (lambda: with_functions({f"F{i}": [] for i in range(200)}), "functions"),
+    "long text": (
+        lambda: with_node(helper.make_node("Pad", ["x"], ["y"], mode="x" * (1 << 21))),
+        "absurd",
+    ),
+    "long name": (lambda: with_node(helper.make_node("Relu", ["x" * (1 << 21)], ["y"])), "absurd"),
+    "fields": (lambda: scaling_model().SerializeToString() + b"\x28\x01" * (1 << 20), "fields"),
+    "two graphs": (lambda: scaling_model().SerializeToString() * 2, "more than one graph"),
+    "two values": (with_two_values, "two values"),
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE_MODELS)
+def test_a_hostile_model_is_refused_soon(attack: str) -> None:
+    make, message = HOSTILE_MODELS[attack]
+    content = make()
+    start = time.process_time()
+    with pytest.raises(BundleError, match=message):
+        check_model_bytes(content, "model.onnx")
+    assert time.process_time() - start < 10
+
+
+def test_what_networks_have_is_let_through() -> None:
+    model = scaling_model()
+    for dtype in (np.float16, np.float64, np.int8, np.uint8, np.int32, np.int64, np.bool_):
+        array = np.zeros((2, 3), dtype)
+        model.graph.initializer.append(numpy_helper.from_array(array, np.dtype(dtype).name))
+    lists = {
+        TensorProto.FLOAT: [1.5, 2.5],
+        TensorProto.INT64: [-1, 1 << 40],
+        TensorProto.INT8: [-3, 3],
+        TensorProto.BFLOAT16: [1.0, 2.0],
+    }
+    for kind, values in lists.items():
+        model.graph.initializer.append(helper.make_tensor(f"list{kind}", kind, [2], values))
+    model.graph.initializer.append(helper.make_tensor("int4", TensorProto.INT4, [3], [1, 2, 3]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3), "scalar"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), "empty"))
+    check_model_bytes(model.SerializeToString(), "model.onnx")
+    check_model_bytes(with_functions({"F": ["G", "G"], "G": []}, nodes=50), "model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +347,20 @@ def test_every_truncation_of_a_model_is_refused_or_read() -> None:
         except BundleError:
             refused += 1
     assert refused > len(content) * 0.9
+
+
+def test_random_damage_is_refused_or_harmless() -> None:
+    """No crash, no hang, no runaway memory: see `bundle_fuzzing`."""
+    command = [sys.executable, "-m", "tests.sdk.bundle_fuzzing", "--calls", "60"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["refused"] > 150
+    assert found["certified"] > 0
+    assert found["slowest"] < 20
+    assert found["peak_mb"] < 600
 
 
 # --- what ships ----------------------------------------------------------------------------------
