@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revisage.bundle import Bundle
+from revisage.engines.arrays import open_arrays
 from revisage.engines.probe import check_probes
-from revisage.errors import EngineError, ShapeError
-from revisage.manifest import TensorSpec
+from revisage.errors import DeviceError, EngineError, ShapeError
+from revisage.manifest import Manifest, TensorSpec
 
-__all__ = ["Array", "Engine"]
+__all__ = ["Array", "Engine", "output_shapes", "symbol_sizes"]
 
 Array = NDArray[Any]
 
@@ -53,6 +54,13 @@ class Engine(abc.ABC):
     def _infer_impl(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once; the inputs are checked and C-contiguous."""
 
+    def _infer_on_gpu(self, inputs: Mapping[str, Any], stream: int) -> dict[str, Any]:
+        """Run the graph on CuPy arrays, in order with the caller's stream (an address)."""
+        raise DeviceError(
+            f"{self.bundle.name}: the inputs lie on a GPU, and {self.name} runs on the CPU; copy "
+            'them to the CPU (torch: .cpu(), CuPy: .get()), or open an engine on "cuda"'
+        )
+
     @abc.abstractmethod
     def _deactivate_impl(self) -> None:
         """Let go of the graph and its memory."""
@@ -73,8 +81,8 @@ class Engine(abc.ABC):
         with self._lock:
             if self._active:
                 return
-            self._activate_impl()
             try:
+                self._activate_impl()
                 tolerance = self.manifest.tolerance(self.name, self.precision)
                 where = f"{self.bundle.name} on {self.name}"
                 probes = self.bundle.certificate.probes
@@ -91,27 +99,41 @@ class Engine(abc.ABC):
                 self._active = False
                 self._deactivate_impl()
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def infer(self, inputs: Mapping[str, Any], *, stream: Any = None) -> dict[str, Any]:
         """Run the network.
 
         Args:
-            inputs: every input that the manifest names, with its dtype and shape.
+            inputs: every input that the manifest names, with its dtype and shape: NumPy arrays, or
+                anything with DLPack or an array interface. Engines on a GPU take arrays on it too
+                (torch, CuPy, ...), and no copy of them is made.
+            stream: for arrays on a GPU, the caller's CUDA stream: an address, or a stream of torch
+                or CuPy; None: the current one of the arrays' library. Nothing waits on the CPU;
+                see Note [Streams] in `arrays.py`.
 
         Returns:
-            Every output that the manifest names, as new arrays.
+            Every output that the manifest names, as new arrays of the kind that went in, on its
+            device. What has no `from_dlpack` gets NumPy or CuPy arrays.
 
         Raises:
             ShapeError: an input is missing, unknown, or of the wrong dtype or shape.
+            DeviceError: the inputs lie on different devices, or on one that the engine cannot read.
             EngineError: the engine is not active, or fails.
         """
         if not self._active:
             raise EngineError(
                 f"engine {self.name} of {self.bundle.name!r} is not active: activate it"
             )
-        sizes = self._check_inputs(inputs)
-        outputs = self._infer_impl({k: np.ascontiguousarray(v) for k, v in inputs.items()})
+        self._check_names(inputs)
+        given = open_arrays(inputs, stream, self.bundle.name)
+        sizes = self._check_inputs(given.arrays)
+        if given.device == "cuda":
+            outputs = self._infer_on_gpu(given.arrays, given.stream)
+        else:
+            outputs = self._infer_impl(
+                {name: np.ascontiguousarray(array) for name, array in given.arrays.items()}
+            )
         self._check_outputs(outputs, sizes)
-        return outputs
+        return {name: given.give_back(output) for name, output in outputs.items()}
 
     def __enter__(self) -> Self:
         self.activate()
@@ -129,23 +151,24 @@ class Engine(abc.ABC):
         state = "active" if self._active else "inactive"
         return f"<{self.name} {self.bundle.name} {self.precision} {state}>"
 
-    def _check_inputs(self, inputs: Mapping[str, Array]) -> dict[str, int]:
-        """Compare inputs with the manifest; returns the size of every symbol."""
-        known = {tensor.name: tensor for tensor in self.manifest.inputs}
-        if set(inputs) != set(known):
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
+        known = {tensor.name for tensor in self.manifest.inputs}
+        if set(inputs) != known:
             raise ShapeError(
                 f"{self.bundle.name}: expected the inputs {', '.join(sorted(known))}, "
                 f"got {', '.join(sorted(inputs)) or 'none'}"
             )
-        sizes: dict[str, int] = {}
-        for name, spec in known.items():
-            array = inputs[name]
-            where = f"{self.bundle.name}: input {name!r}"
-            if not isinstance(array, np.ndarray):
-                raise ShapeError(f"{where}: expected a numpy array, got {type(array).__name__}")
+
+    def _check_inputs(self, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """Compare inputs with the manifest; returns the size of every symbol."""
+        for spec in self.manifest.inputs:
+            array = inputs[spec.name]
             if array.dtype != np.dtype(spec.dtype):  # also refuses the other byte order
-                raise ShapeError(f"{where}: expected dtype {spec.dtype}, got {array.dtype}")
-            _bind_shape(array.shape, spec, sizes, where)
+                raise ShapeError(
+                    f"{self.bundle.name}: input {spec.name!r}: expected dtype {spec.dtype}, "
+                    f"got {array.dtype}"
+                )
+        sizes = symbol_sizes(self.manifest, {name: a.shape for name, a in inputs.items()})
         for symbol in ("H", "W"):
             size = sizes.get(symbol, self.manifest.multiple_of)
             if size % self.manifest.multiple_of:
@@ -169,6 +192,44 @@ class Engine(abc.ABC):
                 ) from None
 
 
+def symbol_sizes(manifest: Manifest, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The size of every symbol in the shapes of the inputs.
+
+    Raises:
+        ShapeError: a shape does not fit the manifest.
+    """
+    sizes: dict[str, int] = {}
+    for spec in manifest.inputs:
+        where = f"{manifest.name}: input {spec.name!r}"
+        _bind_shape(input_shapes[spec.name], spec, sizes, where)
+    return sizes
+
+
+def output_shapes(
+    manifest: Manifest, input_shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of the outputs for inputs that fit the manifest; None where one has to be found out.
+
+    See Note [Shapes in a manifest] in `revisage.manifest`.
+    """
+    sizes = symbol_sizes(manifest, input_shapes)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for spec in manifest.outputs:
+        sized = [_size_of(dimension, sizes) for dimension in spec.shape]
+        if None in sized:
+            return None
+        shapes[spec.name] = tuple(size for size in sized if size is not None)
+    return shapes
+
+
+def _size_of(dimension: int | str, sizes: Mapping[str, int]) -> int | None:
+    """The size of a dimension where its symbol is known."""
+    if isinstance(dimension, int):
+        return dimension
+    symbol, _, divisor = dimension.partition("/")
+    return sizes[symbol] // int(divisor or 1) if symbol in sizes else None
+
+
 def _bind_shape(
     shape: tuple[int, ...], spec: TensorSpec, sizes: dict[str, int], where: str
 ) -> None:
@@ -177,16 +238,11 @@ def _bind_shape(
     if len(shape) != len(spec.shape):
         raise ShapeError(f"{where}: expected {wanted}, got {list(shape)}")
     for size, dimension in zip(shape, spec.shape, strict=True):
-        if isinstance(dimension, int):
-            expected = dimension
-        else:
-            symbol, _, divisor = dimension.partition("/")
-            if not divisor:
-                expected = sizes.setdefault(symbol, size)
-            elif symbol in sizes:
-                expected = sizes[symbol] // int(divisor)
-            else:
-                expected = size
+        expected = _size_of(dimension, sizes)
+        if expected is None:
+            expected = size
+            if isinstance(dimension, str) and "/" not in dimension:
+                sizes[dimension] = size
         # A count that the network finds (K) may be 0; a batch or a picture may not.
         if size != expected or (size < 1 and dimension in {"N", "H", "W"}):
             raise ShapeError(f"{where}: expected {wanted}, got {list(shape)}")

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU and on CUDA.
+"""ONNX Runtime on the CPU, and what its sessions on every device have in common.
 
 Note [Session options]
 * Threads: a session gets its own pool of exactly `threads` threads, the caller's thread included.
@@ -34,10 +34,17 @@ from revisage.errors import DeviceError, EngineError
 from revisage.kernels import onnxruntime_library
 from revisage.onnx_guard import function_names
 
-__all__ = ["OnnxRuntimeEngine", "operators_obstacle", "provider_obstacle", "usable_cores"]
+__all__ = [
+    "OnnxRuntimeEngine",
+    "first_line",
+    "load_session",
+    "operators_obstacle",
+    "our_operators",
+    "session_options",
+    "usable_cores",
+]
 
 OPERATORS = {"FeatureBlend", "FftConv", "FlowWarp"}  # see Note [Operators of ours]
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def usable_cores() -> int:
@@ -45,18 +52,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
-
-
-def provider_obstacle(provider: str) -> str:
-    """Why ONNX Runtime lacks a provider ("cpu", "cuda"), with the remedy; "" where it has it."""
-    import onnxruntime
-
-    if _PROVIDERS[provider] in onnxruntime.get_available_providers():
-        return ""
-    return (
-        f"the installed ONNX Runtime {onnxruntime.__version__} has no {provider.upper()} provider: "
-        "pip uninstall onnxruntime, then pip install 'revisage[gpu]'"
-    )
 
 
 def operators_obstacle() -> str:
@@ -69,13 +64,73 @@ def operators_obstacle() -> str:
     )
 
 
+def our_operators(model: bytes) -> list[str]:
+    """Names of the operators of ours in a graph."""
+    return sorted(OPERATORS & function_names(model, "revisage"))
+
+
+def session_options(threads: int | None) -> Any:
+    """Options of a session; see Note [Session options]."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3  # errors come back as exceptions, warnings are not for users
+    options.enable_cpu_mem_arena = True
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def load_session(
+    bundle: Bundle, model: bytes, options: Any, providers: list[tuple[str, dict[str, str]]]
+) -> Any:
+    """A session of one of a bundle's graphs, checked against its manifest.
+
+    ONNX Runtime may have dropped a provider with no more than a log line: ask the session.
+
+    Raises:
+        EngineError: the graph does not load, or has other tensors.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(
+            model,
+            sess_options=options,
+            providers=providers,
+            enable_fallback=0,  # it would try again on the CPU by itself
+        )
+    except Exception as error:  # onnxruntime raises classes without a common base of its own
+        raise EngineError(
+            f"{bundle.name}: ONNX Runtime {onnxruntime.__version__} cannot load the graph on "
+            f"{providers[0][0]}: {first_line(error)}"
+        ) from error
+    for kind, given, stated in (
+        ("inputs", session.get_inputs(), bundle.manifest.inputs),
+        ("outputs", session.get_outputs(), bundle.manifest.outputs),
+    ):
+        names = [tensor.name for tensor in given]
+        if sorted(names) != sorted(tensor.name for tensor in stated):
+            raise EngineError(
+                f"{bundle.name}: the graph has the {kind} {', '.join(names)}, which are not those "
+                "of its manifest; export it again"
+            )
+    return session
+
+
 class OnnxRuntimeEngine(Engine):
-    """A bundle's graph in an ONNX Runtime session."""
+    """A bundle's graph in an ONNX Runtime session on the CPU."""
+
+    name = "onnxruntime-cpu"
+    device = "cpu"
 
     def __init__(
         self,
         bundle: Bundle,
-        device: str,
         *,
         precision: str = "fp32",
         threads: int | None = None,
@@ -83,72 +138,30 @@ class OnnxRuntimeEngine(Engine):
         reason: str = "",
     ) -> None:
         super().__init__(bundle, precision=precision, reason=reason)
-        self.device = device
         self._wanted_operators = operators
-        self.name = f"onnxruntime-{device}"
         self.threads = threads or usable_cores()
         self._session: Any = None
 
     def _activate_impl(self) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3  # errors come back as exceptions, warnings are not for users
-        options.enable_cpu_mem_arena = True
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         model = self.bundle.read_graph(self.precision)
-        ours = sorted(OPERATORS & function_names(model, "revisage"))
-        self.operators = self._register_operators(ours, options)
-        providers: list[Any] = [_PROVIDERS["cpu"]]
-        if self.device == "cuda":
-            # TF32 keeps 10 bits of mantissa: precision "fp32" has to mean what it says.
-            settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-            providers.insert(0, (_PROVIDERS["cuda"], settings))
-        try:
-            session = onnxruntime.InferenceSession(
-                model, sess_options=options, providers=providers, enable_fallback=0
-            )
-        except Exception as error:  # onnxruntime raises classes without a common base of its own
-            raise EngineError(
-                f"{self.bundle.name}: ONNX Runtime {onnxruntime.__version__} cannot load the graph "
-                f"on {self.device}: {_first_line(error)}"
-            ) from error
-        # ONNX Runtime falls back to the CPU with no more than a log line.
-        if _PROVIDERS[self.device] not in session.get_providers():
-            raise DeviceError(
-                f"ONNX Runtime could not load its provider for {self.device!r} "
-                "(CUDA 13 runtime, cuBLAS or cuDNN 9 missing?): pip install 'revisage[gpu]'"
-            )
-        for kind, given, stated in (
-            ("inputs", session.get_inputs(), self.manifest.inputs),
-            ("outputs", session.get_outputs(), self.manifest.outputs),
-        ):
-            names = [tensor.name for tensor in given]
-            if sorted(names) != sorted(tensor.name for tensor in stated):
-                raise EngineError(
-                    f"{self.bundle.name}: the graph has the {kind} {', '.join(names)}, which are "
-                    "not those of its manifest; export it again"
-                )
-        self._session = session
+        options = session_options(self.threads)
+        self.operators = self._register_operators(our_operators(model), options)
+        self._session = load_session(self.bundle, model, options, [("CPUExecutionProvider", {})])
 
     def _register_operators(self, names: list[str], options: Any) -> dict[str, str]:
         """Let our kernels run the operators `names`, where wanted; see Note [Operators of ours]."""
-        library = onnxruntime_library() if self.device == "cpu" else None
+        library = onnxruntime_library()
         if names and self._wanted_operators == "native" and library is None:
-            obstacle = operators_obstacle() if self.device == "cpu" else "they run on the CPU only"
-            raise DeviceError(f"operators='native' cannot run {', '.join(names)} here: {obstacle}")
+            raise DeviceError(
+                f"operators='native' cannot run {', '.join(names)} here: {operators_obstacle()}"
+            )
         if not names or library is None or self._wanted_operators == "portable":
             return dict.fromkeys(names, "portable")
         try:
             options.register_custom_ops_library(str(library))
         except Exception as error:
             raise EngineError(
-                f"ONNX Runtime cannot load {library.name}: {_first_line(error)}; build Revisage "
+                f"ONNX Runtime cannot load {library.name}: {first_line(error)}; build Revisage "
                 "again, or set REVISAGE_OPERATORS=portable"
             ) from error
         return dict.fromkeys(names, "native")
@@ -159,7 +172,7 @@ class OnnxRuntimeEngine(Engine):
             found = self._session.run(names, dict(inputs))
         except Exception as error:
             raise EngineError(
-                f"{self.bundle.name}: {self.name} failed: {_first_line(error)}"
+                f"{self.bundle.name}: {self.name} failed: {first_line(error)}"
             ) from error
         return {name: np.asarray(array) for name, array in zip(names, found, strict=True)}
 
@@ -167,5 +180,6 @@ class OnnxRuntimeEngine(Engine):
         self._session = None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

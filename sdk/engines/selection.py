@@ -13,8 +13,10 @@ from collections.abc import Callable
 from revisage import env
 from revisage.bundle import Bundle
 from revisage.engines.base import Engine
-from revisage.engines.gpu import gpu_obstacle
-from revisage.engines.onnxruntime import OnnxRuntimeEngine, provider_obstacle
+from revisage.engines.driver import gpu_obstacle
+from revisage.engines.gpu import cupy_obstacle
+from revisage.engines.onnxruntime import OnnxRuntimeEngine
+from revisage.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine, provider_obstacle
 from revisage.errors import BuildCancelledError, DeviceError, EngineError, OptionError
 from revisage.manifest import PRECISIONS
 
@@ -34,22 +36,20 @@ class _Kind:
     make: Callable[..., Engine]  # (bundle, *, precision, threads, operators, reason)
 
 
-def _onnxruntime(provider: str) -> _Kind:
-    def obstacle() -> str:
-        return (gpu_obstacle() if provider != "cpu" else "") or provider_obstacle(provider)
-
-    def make(bundle: Bundle, **options: object) -> Engine:
-        return OnnxRuntimeEngine(bundle, provider, **options)  # type: ignore[arg-type]
-
-    titles = {"cpu": "CPU", "cuda": "CUDA"}
-    device = "cpu" if provider == "cpu" else "cuda"
-    return _Kind(device, f"ONNX Runtime, {titles[provider]} provider", obstacle, make)
+def _onnxruntime_gpu(provider: str, title: str) -> _Kind:
+    return _Kind(
+        "cuda",
+        f"ONNX Runtime, {title} provider",
+        lambda: gpu_obstacle() or provider_obstacle(provider) or cupy_obstacle(),
+        lambda bundle, **options: OnnxRuntimeGpuEngine(bundle, provider, **options),
+    )
 
 
 # Best first: what compiles a whole network comes before what runs it node by node.
 _KINDS: dict[str, _Kind] = {
-    "onnxruntime-cuda": _onnxruntime("cuda"),
-    "onnxruntime-cpu": _onnxruntime("cpu"),
+    "onnxruntime-tensorrt": _onnxruntime_gpu("tensorrt", "TensorRT"),
+    "onnxruntime-cuda": _onnxruntime_gpu("cuda", "CUDA"),
+    "onnxruntime-cpu": _Kind("cpu", "ONNX Runtime, CPU provider", lambda: "", OnnxRuntimeEngine),
 }
 
 
