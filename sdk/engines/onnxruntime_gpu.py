@@ -192,7 +192,7 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         )
         return EngineCache().load_with_files(key, load, about={"model": self.bundle.name})
 
-    def _start_session(self, options: Any, providers: Sequence[Any]) -> Any:
+    def _start_session(self, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
         missing = _preload()
         session = load_session(self.bundle, self._model, options, providers)
         if PROVIDERS[self._provider] not in session.get_providers():
