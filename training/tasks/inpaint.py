@@ -341,6 +341,7 @@ def _network(model: Model, size: int) -> ContextEncoder | SkipInpainting | Coars
             load_published(network.coarse, model.coarse_weights, "the coarse network")
         if model.fine_weights:
             load_published(network.fine, model.fine_weights, "the compact filler")
+            network.fine.reset_head()  # what it added to a smooth fill does not fit here
     else:
         network = SkipInpainting(
             model.ngf, model.levels, mask_input=model.mask_input, prefilled=model.prefilled
