@@ -92,9 +92,8 @@ def _export_warpnet(
 
 
 def _multiple_of(network: GFRNet) -> int:
-    warpnet: WarpNet | PyramidWarpNet | None = network.warpnet
-    of_warpnet: int = warpnet.multiple_of if warpnet is not None else 1
-    return max(network.recnet.multiple_of, of_warpnet)
+    warpnet = network.warpnet
+    return max(int(network.recnet.multiple_of), int(warpnet.multiple_of) if warpnet else 1)
 
 
 def _fields(
