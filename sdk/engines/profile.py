@@ -13,12 +13,13 @@ from types import MappingProxyType
 from revisage.errors import OptionError, ShapeError
 from revisage.manifest import Manifest
 
-__all__ = ["BATCH", "Profile", "Shapes", "Side"]
+__all__ = ["BATCH", "BUCKETS", "Profile", "Shapes", "Side"]
 
 Side = int | tuple[int, int]  # of a square, or (H, W), in pixels
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual, largest
 
 BATCH = (1, 4, 8)
+BUCKETS = (1, 2, 4, 8)  # batches that CUDA graphs are recorded for; others are filled up
 SMALLEST_SIDE = 64  # pixels; probes are no smaller
 
 
@@ -95,6 +96,18 @@ class Profile:
             for name, shapes in sorted(self.shapes.items())
         )
 
+    def bucket(self, shapes: Mapping[str, Sequence[int]]) -> int | None:
+        """The smallest of BUCKETS that holds these inputs, whose first axis is the batch.
+
+        None where their sides are not the usual ones, or no bucket of the profile is large enough.
+        """
+        if any(tuple(shapes[name][1:]) != s[1][1:] for name, s in self.shapes.items()):
+            return None
+        count = max(shape[0] for shape in shapes.values())
+        smallest = max(low[0] for low, _, _ in self.shapes.values())
+        largest = min(high[0] for _, _, high in self.shapes.values())
+        return next((b for b in BUCKETS if max(count, smallest) <= b <= largest), None)
+
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Refuse input shapes that an engine of this profile cannot run.
 
@@ -109,8 +122,8 @@ class Profile:
             ):
                 raise ShapeError(
                     f"input {name!r} is {_shape(shape)}; the engine was built for "
-                    f"{_shape(smallest)} to {_shape(largest)}: resize or split the input, or open "
-                    "the engine with a profile of other sides"
+                    f"{_shape(smallest)} to {_shape(largest)}: resize or split the input, or give "
+                    "the engine a profile that holds it"
                 )
 
 

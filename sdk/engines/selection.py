@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any
 
 from revisage import env
 from revisage.bundle import Bundle
@@ -17,6 +18,7 @@ from revisage.engines.driver import gpu_obstacle
 from revisage.engines.gpu import cupy_obstacle
 from revisage.engines.onnxruntime import OnnxRuntimeEngine
 from revisage.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine, provider_obstacle
+from revisage.engines.tensorrt import TensorRTEngine, tensorrt_obstacle
 from revisage.errors import BuildCancelledError, DeviceError, EngineError, OptionError
 from revisage.manifest import PRECISIONS
 
@@ -45,8 +47,17 @@ def _onnxruntime_gpu(provider: str, title: str) -> _Kind:
     )
 
 
+def _tensorrt(engine: str, title: str) -> _Kind:
+    def make(bundle: Bundle, *, threads: int | None, **options: Any) -> Engine:
+        return TensorRTEngine(bundle, engine=engine, **options)
+
+    return _Kind("cuda", title, lambda: tensorrt_obstacle(engine), make)
+
+
 # Best first: what compiles a whole network comes before what runs it node by node.
 _KINDS: dict[str, _Kind] = {
+    "tensorrt": _tensorrt("tensorrt", "TensorRT"),
+    "tensorrt-rtx": _tensorrt("tensorrt-rtx", "TensorRT for RTX"),
     "onnxruntime-tensorrt": _onnxruntime_gpu("tensorrt", "TensorRT"),
     "onnxruntime-cuda": _onnxruntime_gpu("cuda", "CUDA"),
     "onnxruntime-cpu": _Kind("cpu", "ONNX Runtime, CPU provider", lambda: "", OnnxRuntimeEngine),

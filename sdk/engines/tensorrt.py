@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: engines built ahead from a portable graph.
+"""TensorRT and TensorRT for RTX: engines built ahead from a portable graph, run on CuPy arrays.
 
 The Python modules `tensorrt` and `tensorrt_rtx` have nearly one API; everything here serves both.
 
@@ -13,6 +13,16 @@ Note [Two builders]
 Note [Functions]
 The nodes of the domain `revisage` reach the parser as model-local functions, which it inlines. The
 many nodes of one name that this makes are reported by it, and mean nothing.
+
+Note [Execution contexts]
+* One context runs any shape of the profile, and one more each batch of `profile.BUCKETS` at the
+  usual sides: a smaller batch is filled up, with rows that nobody reads. All launches of a bucket
+  are recorded once as a CUDA graph, between fixed addresses, and replayed from then on. It enters
+  service when it gives what the other context gives.
+* All contexts of an engine work on its stream, one after another, so they share one scratch memory,
+  and their one engine holds the weights once.
+* TensorRT for RTX compiles kernels for a shape when it meets it. That is worth while for a bucket,
+  and done before it is recorded; other shapes run kernels that take any.
 """
 
 from __future__ import annotations
@@ -21,25 +31,40 @@ import dataclasses
 import importlib
 import re
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from revisage.engines.driver import find_gpu
+import numpy as np
+
+from revisage.bundle import Bundle
+from revisage.engines.base import output_shapes
+from revisage.engines.cache import Cancel, Progress
+from revisage.engines.driver import find_gpu, gpu_obstacle
+from revisage.engines.gpu import GpuEngine, cupy_obstacle, turns
+from revisage.engines.onnxruntime import our_operators
+from revisage.engines.probe import probe_array
 from revisage.engines.profile import Profile
-from revisage.errors import BuildCancelledError, EngineError, MissingExtraError, OptionError
+from revisage.errors import (
+    BuildCancelledError,
+    DeviceError,
+    EngineError,
+    MissingExtraError,
+    OptionError,
+    RevisageError,
+    ShapeError,
+)
 
 __all__ = [
     "ENGINES",
     "BuildReport",
     "BuiltEngine",
-    "Cancel",
-    "Progress",
+    "TensorRTEngine",
     "build_engine",
     "library_version",
     "supported_capabilities",
+    "tensorrt_obstacle",
 ]
-
-Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
@@ -48,13 +73,7 @@ ENGINES = tuple(_MODULES)
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: ([0-9]+) bytes")
 _MEANINGLESS = "will not be queryable"  # see Note [Functions]
 _MOST_PROBLEMS = 8  # that an error message tells
-
-
-class Cancel(Protocol):
-    """What may stop a build: a `threading.Event`, or anything like one."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
+_MOST_MESSAGES = 4096  # that are remembered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +147,27 @@ def supported_capabilities(engine: str) -> tuple[str, ...]:
     return tuple(f"{number // 10}.{number % 10}" for number in numbers)
 
 
+def tensorrt_obstacle(engine: str) -> str:
+    """Why "tensorrt" or "tensorrt-rtx" cannot run here, with the remedy; "" where it can."""
+    title = _TITLES[engine]
+    try:
+        supported = supported_capabilities(engine) if engine == "tensorrt-rtx" else ()
+        load_library(engine)
+    except RevisageError as error:
+        return str(error)
+    obstacle = gpu_obstacle() or cupy_obstacle()
+    if obstacle:
+        return obstacle
+    gpu = find_gpu()
+    if supported and gpu.compute_capability not in supported:
+        return (
+            f"{title} runs on GPUs of compute capability {', '.join(supported)}, and the "
+            f"{gpu.name} has {gpu.compute_capability}: take the engine 'tensorrt' or "
+            "'onnxruntime-cuda'"
+        )
+    return ""
+
+
 def build_engine(
     model: bytes,
     *,
@@ -174,6 +214,8 @@ def build_engine(
         config = builder.create_builder_config()
         config.clear_flag(library.BuilderFlag.TF32)
         if engine == "tensorrt-rtx":
+            # Memory that an engine allocates as it runs cannot be recorded, nor shared.
+            config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
             config.num_compute_capabilities = len(compute_capabilities)
             for index, capability in enumerate(compute_capabilities):
                 value = library.ComputeCapability.__members__[f"SM{capability.replace('.', '')}"]
@@ -256,10 +298,10 @@ def _new_journal(library: Any) -> Any:
     class Journal(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             library.ILogger.__init__(self)
-            self.messages: list[tuple[Any, str]] = []
+            self.messages: deque[tuple[Any, str]] = deque(maxlen=_MOST_MESSAGES)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity != library.ILogger.Severity.VERBOSE:
+            if severity != library.ILogger.Severity.VERBOSE and _MEANINGLESS not in message:
                 self.messages.append((severity, message))
 
         def of(self, *severities: str) -> list[str]:
@@ -270,8 +312,7 @@ def _new_journal(library: Any) -> Any:
             return "; ".join(" ".join(text.split()) for text in told) or "it does not say why"
 
         def warnings(self) -> tuple[str, ...]:
-            told = (text for text in self.of("WARNING") if _MEANINGLESS not in text)
-            return tuple(dict.fromkeys(told))
+            return tuple(dict.fromkeys(self.of("WARNING")))
 
         def memory(self) -> dict[str, int]:
             """Bytes by kind. The library states them nowhere else before an engine is loaded."""
@@ -306,3 +347,228 @@ def _new_monitor(library: Any, progress: Progress | None, cancel: Cancel | None)
                 progress(phase, done, self.steps[phase])
 
     return Monitor()
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+class TensorRTEngine(GpuEngine):
+    """A bundle's graph as a built engine, from the cache or built when it is loaded."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        engine: str = "tensorrt-rtx",
+        precision: str = "fp32",
+        profile: Profile | None = None,
+        operators: str = "auto",
+        reason: str = "",
+    ) -> None:
+        super().__init__(bundle, precision=precision, reason=reason)
+        if engine not in _MODULES:
+            raise OptionError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+        self.name = engine
+        self.profile = profile or Profile.of(bundle.manifest)
+        for probe in bundle.certificate.probes:  # every load repeats them
+            self._check_shapes({name: made.shape for name, made in probe.inputs.items()})
+        # Batch -> "" where its launches are recorded, else why not; see Note [Execution contexts].
+        self.cuda_graphs: dict[int, str] = {}
+        self._wanted_operators = operators
+        self._library: Any = None
+        self._journal: Any = None
+        self._engine: Any = None
+        self._scratch: Any = None
+        self._any_shape: Any = None
+        self._recorded: dict[int, _Recorded] = {}
+
+    def _load(self) -> None:
+        import cupy
+
+        from revisage.engines.building import cached_engine
+
+        obstacle = tensorrt_obstacle(self.name)
+        if obstacle:
+            raise DeviceError(obstacle)
+        ours = our_operators(self.bundle.read_graph(self.precision))
+        if ours and self._wanted_operators == "native":
+            raise DeviceError(
+                f"operators='native' cannot run {', '.join(ours)} on {self.name}: our kernels run "
+                "in ONNX Runtime on the CPU only"
+            )
+        self.operators = dict.fromkeys(ours, "portable")
+        content = cached_engine(
+            self.bundle,
+            engine=self.name,
+            precision=self.precision,
+            profile=self.profile,
+            compute_capability=find_gpu().compute_capability,
+        ).content
+        self._library = load_library(self.name)
+        self._journal = _new_journal(self._library)
+        runtime = self._library.Runtime(self._journal)
+        self._engine = runtime.deserialize_cuda_engine(content) if runtime else None
+        if self._engine is None:
+            raise self._failure("cannot load the engine")
+        self._check_tensors()
+        self._scratch = cupy.empty(max(1, self._engine.device_memory_size_v2), np.uint8)
+        self._any_shape = self._new_context("NONE")
+
+    def _unload(self) -> None:
+        self._recorded.clear()
+        self.cuda_graphs.clear()
+        self._any_shape = self._engine = self._scratch = None
+
+    def _check_tensors(self) -> None:
+        """Refuse an engine whose tensors are not those of the manifest."""
+        engine, mode = self._engine, self._library.TensorIOMode
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        found = {
+            (engine.get_tensor_mode(name) == mode.INPUT, name): np.dtype(
+                self._library.nptype(engine.get_tensor_dtype(name))
+            )
+            for name in names
+        }
+        stated = {(True, spec.name): np.dtype(spec.dtype) for spec in self.manifest.inputs}
+        stated |= {(False, spec.name): np.dtype(spec.dtype) for spec in self.manifest.outputs}
+        if found != stated:
+            raise EngineError(
+                f"{self.bundle.name}: the graph has the tensors {', '.join(names)}, which are not "
+                "those of its manifest; export it again"
+            )
+
+    def _new_context(self, specialization: str) -> Any:
+        """An execution context on the engine's scratch memory.
+
+        Args:
+            specialization: of TensorRT for RTX's kernels: "NONE" or "EAGER", for every shape met.
+        """
+        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.name == "tensorrt-rtx":
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            kinds = self._library.DynamicShapesKernelSpecializationStrategy.__members__
+            config.dynamic_shapes_kernel_specialization_strategy = kinds[specialization]
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise self._failure("cannot make an execution context")
+        context.set_device_memory(self._scratch.data.ptr, self._scratch.nbytes)
+        return context
+
+    def _run(self, inputs: Mapping[str, Any], outputs: dict[str, Any]) -> None:
+        shapes = {name: tuple(array.shape) for name, array in inputs.items()}
+        self._check_shapes(shapes)
+        recorded = self._recorded.get(self._bucket(shapes) or 0)
+        if recorded is not None:
+            recorded.replay(self._stream, inputs, outputs)
+        else:
+            self._enqueue(self._any_shape, self._stream, inputs, outputs)
+
+    def _check_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        try:
+            self.profile.check(shapes)
+        except ShapeError as error:
+            raise ShapeError(f"{self.bundle.name}: {error}") from None
+
+    def _enqueue(
+        self, context: Any, stream: Any, inputs: Mapping[str, Any], outputs: dict[str, Any]
+    ) -> None:
+        """Enqueue one run; fills `outputs` with new arrays where empty."""
+        import cupy
+
+        done = all(context.set_input_shape(n, tuple(a.shape)) for n, a in inputs.items())
+        if done and not outputs:
+            for spec in self.manifest.outputs:
+                shape = tuple(context.get_tensor_shape(spec.name))
+                outputs[spec.name] = cupy.empty(shape, np.dtype(spec.dtype))
+        done = done and all(
+            context.set_tensor_address(name, array.data.ptr)
+            for name, array in (*inputs.items(), *outputs.items())
+        )
+        if not done or not context.execute_async_v3(stream.ptr):
+            raise self._failure("failed")
+
+    def _failure(self, what: str) -> EngineError:
+        """An error with what the library said last."""
+        said = self._journal.errors()
+        self._journal.messages.clear()
+        return EngineError(
+            f"{self.bundle.name}: {_TITLES[self.name]} {self._library.__version__} {what}: {said}"
+        )
+
+    # --- CUDA graphs -----------------------------------------------------------------------------
+
+    def _prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Record a bucket that is met for the first time."""
+        batch = self._bucket(shapes)
+        if batch is None or batch in self.cuda_graphs:
+            return
+        with self._queue, turns.record(), self._stream:
+            if batch in self.cuda_graphs:
+                return
+            try:
+                self._recorded[batch] = self._record(batch)
+                self.cuda_graphs[batch] = ""
+            except Exception as error:  # of the library or of CuPy: the other context still runs
+                self.cuda_graphs[batch] = str(error) or type(error).__name__
+
+    def _bucket(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        """The batch to fill up to; None where these shapes run unrecorded."""
+        tensors = (*self.manifest.inputs, *self.manifest.outputs)
+        batched = all(spec.shape and spec.shape[0] == "N" for spec in tensors)
+        if not batched or output_shapes(self.manifest, shapes) is None:
+            return None
+        return self.profile.bucket(shapes)
+
+    def _record(self, batch: int) -> _Recorded:
+        """Record a bucket, and compare it with the context of any shape."""
+        import cupy
+
+        recipes = self.bundle.certificate.probes[0].inputs
+        example = {}
+        for spec in self.manifest.inputs:
+            shape = (batch, *self.profile.shapes[spec.name][1][1:])
+            recipe = dataclasses.replace(recipes[spec.name], shape=shape)
+            example[spec.name] = cupy.asarray(probe_array(recipe, spec))
+        inputs = {name: cupy.zeros_like(array) for name, array in example.items()}
+        outputs = self._empty_outputs(inputs)
+        context = self._new_context("EAGER")
+        stream = cupy.cuda.Stream(non_blocking=True)  # a recording that fails would spoil ours
+        self._stream.synchronize()
+        self._enqueue(context, stream, inputs, outputs)  # compiles what could not be recorded
+        stream.synchronize()
+        stream.begin_capture()
+        try:
+            self._enqueue(context, stream, inputs, outputs)
+        finally:
+            graph = stream.end_capture()
+        recorded = _Recorded(context, graph, inputs, outputs)
+        wanted, found = self._empty_outputs(example), self._empty_outputs(example)
+        self._enqueue(self._any_shape, self._stream, example, wanted)
+        recorded.replay(self._stream, example, found)
+        limit = self.manifest.tolerance(self.name, self.precision).max_abs
+        for name, array in wanted.items():
+            off = float(cupy.abs(found[name] - array).max())
+            if not off <= limit:  # a NaN fails, too
+                raise EngineError(f"the recorded graph is off by {off:.3g} in {name!r}")
+        return recorded
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recorded:
+    """A bucket whose launches are recorded between fixed arrays; see Note [Execution contexts]."""
+
+    context: Any  # what was recorded needs it
+    graph: Any
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+    def replay(self, stream: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Enqueue one run; rows that fill up the batch keep what they held."""
+        for name, array in inputs.items():
+            self.inputs[name][: array.shape[0]] = array
+        self.graph.launch(stream)
+        for name, array in outputs.items():
+            array[...] = self.outputs[name][: array.shape[0]]

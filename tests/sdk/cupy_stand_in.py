@@ -1,12 +1,16 @@
 """A stand-in for CuPy on a machine without a GPU: its arrays lie in ordinary memory.
 
 Every use of a stream is written into `journal`, in order, so that a test can read what waits for
-what. Copies happen at once; what a test cannot see here is a GPU that runs late.
+what. Copies happen at once; what a test cannot see here is a GPU that runs late. Work that another
+stand-in puts on a stream with `Stream.do` happens at once, or is recorded between `begin_capture`
+and `end_capture`.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,6 +18,7 @@ import numpy as np
 import pytest
 
 CURRENT = threading.local()
+ADDRESSES: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 class Array:
@@ -25,8 +30,14 @@ class Array:
 
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
-    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
+    nbytes = property(lambda self: self.host.nbytes)
     __cuda_array_interface__ = property(lambda self: self.host.__array_interface__)
+
+    @property
+    def data(self) -> Any:
+        address = self.host.ctypes.data
+        ADDRESSES[address] = self.host
+        return SimpleNamespace(ptr=address)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, self.device.id)
@@ -56,6 +67,11 @@ class Array:
         out[...] = self.host
 
 
+def memory_at(address: int) -> Any:
+    """The values of the array that gave out this address; a KeyError where it is gone."""
+    return ADDRESSES[address]
+
+
 class Pinned(np.ndarray):
     pinned = True
 
@@ -64,6 +80,7 @@ class Stream:
     """`cupy.cuda.Stream` and `ExternalStream`."""
 
     journal: list[str]
+    recording: dict[int, list[Callable[[], None]]]  # by address
     count = 0
 
     def __init__(self, address: int | None = None, non_blocking: bool = False) -> None:
@@ -72,6 +89,19 @@ class Stream:
             address = 1000 + Stream.count
             assert non_blocking, "a blocking stream waits for all work of the legacy default stream"
         self.ptr = address
+
+    def do(self, work: Callable[[], None]) -> None:
+        if self.ptr in self.recording:
+            self.recording[self.ptr].append(work)
+        else:
+            work()
+
+    def begin_capture(self) -> None:
+        assert self.ptr not in self.recording
+        self.recording[self.ptr] = []
+
+    def end_capture(self) -> Graph:
+        return Graph(self.recording.pop(self.ptr))
 
     def __enter__(self) -> Stream:
         self._before = getattr(CURRENT, "stream", 0)
@@ -100,6 +130,17 @@ class Stream:
         self.journal.append(f"the CPU waits for {self.ptr}")
 
 
+class Graph:
+    """What a stream recorded."""
+
+    def __init__(self, work: list[Callable[[], None]]) -> None:
+        self.work = work
+
+    def launch(self, stream: Stream) -> None:
+        for item in self.work:
+            stream.do(item)
+
+
 def current_stream() -> int:
     return int(getattr(CURRENT, "stream", 0))
 
@@ -109,6 +150,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     cupy, cupyx = ModuleType("cupy"), ModuleType("cupyx")
     Stream.journal = []
     Stream.count = 0
+    Stream.recording = {}
     attributes: dict[str, Any] = {
         "ndarray": Array,
         "cuda": SimpleNamespace(
@@ -118,7 +160,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             get_current_stream=lambda device=None: SimpleNamespace(ptr=current_stream()),
             runtime=SimpleNamespace(getDeviceCount=lambda: 1),
         ),
-        "empty": lambda shape, dtype: Array(np.full(shape, -7, dtype)),
+        "empty": lambda shape, dtype: Array(np.full(shape, 77, dtype)),
         "zeros_like": lambda array: Array(np.zeros_like(array.host)),
         "asarray": lambda array: Array(np.array(getattr(array, "host", array))),
         "ascontiguousarray": lambda array: Array(np.ascontiguousarray(array.host)),
