@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 
 from revisage.bundle import CERTIFICATE, MANIFEST, MODEL, Bundle
 from revisage.bundle_archive import put_in_place
@@ -109,16 +110,12 @@ def export_bundle(
     # What can be refused at once is refused before the slow part.
     _stated_manifest(manifest_fields, {})
     _prepare(Path(folder), manifest_fields["name"], force)
+    multiple_of = manifest_fields["multiple_of"]
     examples = {
-        name: torch.from_numpy(np.concatenate([array, array]) if len(array) == 1 else array[:2])
-        for name, array in reference_inputs[0].items()
+        spec.name: _example(reference_inputs[0][spec.name], spec, multiple_of) for spec in specs_in
     }
-    model = onnx_from_torch(
-        network, examples, specs_in, specs_out, multiple_of=manifest_fields["multiple_of"]
-    )
-    probes = make_probes(
-        network, specs_in, specs_out, manifest_fields["multiple_of"], manifest_fields["tolerances"]
-    )
+    model = onnx_from_torch(network, examples, specs_in, specs_out, multiple_of=multiple_of)
+    probes = make_probes(network, specs_in, specs_out, multiple_of, manifest_fields["tolerances"])
     truths = [run_torch(network, inputs, specs_in, specs_out) for inputs in reference_inputs]
     return write_bundle(
         model.SerializeToString(deterministic=True),
@@ -129,6 +126,18 @@ def export_bundle(
         folder,
         force=force,
     )
+
+
+def _example(array: NDArray[Any], spec: TensorSpec, multiple_of: int) -> torch.Tensor:
+    """A reference with at least two of everything: the exporter takes what it sees once as fixed.
+
+    Two pictures in the batch, and two multiples of the sides that are dynamic.
+    """
+    for axis, dimension in enumerate(spec.shape):
+        least = {"N": 2, "H": 2 * multiple_of, "W": 2 * multiple_of}.get(str(dimension), 0)
+        if array.shape[axis] < least:
+            array = np.concatenate([array, array], axis)
+    return torch.from_numpy(array[:2])
 
 
 def write_bundle(

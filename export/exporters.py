@@ -31,8 +31,19 @@ EXPORTERS = {
     "face_landmarks": "revisage.export.faces:face_landmarks",
     "wrinkle_segmenter": "revisage.export.wrinkles:wrinkle_segmenter",
     "wrinkle_filler": "revisage.export.wrinkles:wrinkle_filler",
-    "lama": "revisage.export.wrinkles:lama",
     "unetpp": "revisage.export.wrinkles:unetpp",
+    "unmask": "revisage.export.unmask:unmask",
+    "unmask_paper": "revisage.export.unmask:unmask_paper",
+    "inpaint_free_form": "revisage.export.inpaint:inpaint_free_form",
+    "inpaint_free_form_paper": "revisage.export.inpaint:inpaint_free_form_paper",
+    "skip_inpainting": "revisage.export.inpaint:skip_inpainting",
+    "skip_inpainting_paper": "revisage.export.inpaint:skip_inpainting_paper",
+    "lama": "revisage.export.inpaint:lama",
+    "dmfn": "revisage.export.inpaint:dmfn",
+    "gfrnet": "revisage.export.restore:gfrnet",
+    "gfrnet_paper": "revisage.export.restore:gfrnet_paper",
+    "gfrnet_warpnet": "revisage.export.restore:gfrnet_warpnet",
+    "gfrnet_pyramid_warpnet": "revisage.export.restore:gfrnet_pyramid_warpnet",
 }
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
 from revisage.bundle import Bundle
-from revisage.errors import CheckpointError
 from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
-from revisage.export.reference_set import reference_pictures
-from revisage.manifest import RecipeOrigin, TensorSpec, Tolerance
+from revisage.export.pictures import IMAGE, pictures
+from revisage.export.weights import file_digest, load_weights, recipe_origin
+from revisage.manifest import TensorSpec, Tolerance
 from revisage.training.models.face_finder import FaceFinder
 from revisage.training.models.face_landmarks import FaceLandmarks
 
@@ -27,33 +23,16 @@ TOLERANCES = {
 SIDE_PER_WIDTH = 1.47
 
 
-def _load(network: torch.nn.Module, weights: Path) -> None:
-    try:
-        network.load_state_dict(load_file(weights))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{weights}: not the weights of {type(network).__name__} ({error})"
-        ) from error
-
-
-def _origin(name: str) -> RecipeOrigin:
-    import revisage.training.models as models
-
-    text = (Path(models.__file__).parents[1] / "recipes" / f"{name}.toml").read_bytes()
-    return RecipeOrigin(name=name, digest=hashlib.sha256(text).hexdigest())
-
-
 def face_finder(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
     """Export the finder: picture of any size -> proposals at one eighth of it."""
-    network = FaceFinder()
-    _load(network, weights)
+    network = load_weights(FaceFinder(), weights)
     fields = ManifestFields(
         name="face_finder",
         operation="faces",
         version="1",
         size="compact",
         description="Proposes upright squares of faces in one level of a photo's pyramid.",
-        inputs=(TensorSpec("image", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0)),),
+        inputs=(IMAGE,),
         outputs=(
             TensorSpec("proposals", "float32", ("N", FaceFinder.channels, "H/8", "W/8"), "NCHW"),
         ),
@@ -62,8 +41,8 @@ def face_finder(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         padding="zero",
         tolerances=TOLERANCES,
         licence="Apache-2.0",
-        recipe=_origin("face_finder"),
-        weights_digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        recipe=recipe_origin("face_finder"),
+        weights_digest=file_digest(weights),
         settings={
             "smallest_side": FaceFinder.smallest_side,
             "reference_side": FaceFinder.reference_side,
@@ -72,14 +51,13 @@ def face_finder(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
             "most_proposals": 64,
         },
     )
-    references = [{"image": picture[None]} for picture in reference_pictures(8, 256)]
+    references = pictures(256)
     return export_bundle(network, fields, references, folder, force=force)
 
 
 def face_landmarks(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
     """Export the landmark network: upright crops -> points, score, pose."""
-    network = FaceLandmarks()
-    _load(network, weights)
+    network = load_weights(FaceLandmarks(), weights)
     size = FaceLandmarks.size
     fields = ManifestFields(
         name="face_landmarks",
@@ -98,9 +76,9 @@ def face_landmarks(weights: Path, folder: Path, *, force: bool = False) -> Bundl
         padding="border",
         tolerances=TOLERANCES,
         licence="Apache-2.0",
-        recipe=_origin("face_landmarks"),
-        weights_digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        recipe=recipe_origin("face_landmarks"),
+        weights_digest=file_digest(weights),
         settings={"first_score": 0.4, "score": 0.97, "track_score": 0.5},
     )
-    references = [{"image": picture[None]} for picture in reference_pictures(8, size)]
+    references = pictures(size)
     return export_bundle(network, fields, references, folder, force=force)

@@ -7,10 +7,23 @@ black and white. No photo is needed, and every machine makes the same set.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["REFERENCE", "reference_masks", "reference_pictures"]
+from revisage.kernels import flow_warp
+
+__all__ = [
+    "REFERENCE",
+    "degraded",
+    "reference_flows",
+    "reference_guides",
+    "reference_holes",
+    "reference_masks",
+    "reference_pictures",
+    "with_worn_masks",
+]
 
 REFERENCE = "seeded pictures of revisage.export.reference_set, version 1"
 
@@ -79,3 +92,84 @@ def reference_masks(count: int, size: int, *, seed: int = 0) -> Planes:
             mask[:] = 1
         masks.append(mask[None])
     return np.stack(masks)
+
+
+def reference_holes(count: int, size: int, *, seed: int = 0) -> Planes:
+    """[count, 1, size, size] float32 of exact 0 and 1: a square in the middle, boxes, strokes."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    holes = []
+    for index in range(count):
+        random = np.random.RandomState(1000 * seed + 600 + index)
+        if index % 3 == 0:
+            hole = np.maximum(np.abs(x - 0.5), np.abs(y - 0.5)) < 0.25
+        elif index % 3 == 1:
+            left, top = random.uniform(0, 0.6, 2)
+            across, down = random.uniform(0.1, 0.4, 2)
+            hole = (x >= left) & (x < left + across) & (y >= top) & (y < top + down)
+        else:
+            hole = _near_lines(x, y, random.uniform(0, 1, (5, 2)), random.uniform(0.02, 0.06))
+        holes.append(hole[None].astype(np.float32))
+    return np.stack(holes)
+
+
+def _near_lines(
+    x: NDArray[np.float64], y: NDArray[np.float64], corners: NDArray[np.float64], reach: float
+) -> NDArray[np.bool_]:
+    """Pixels within `reach` of a chain of lines."""
+    near = np.zeros(x.shape, dtype=np.bool_)
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        length = (x1 - x0) ** 2 + (y1 - y0) ** 2 + 1e-9
+        along = np.clip(((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / length, 0, 1)
+        near |= np.hypot(x - x0 - along * (x1 - x0), y - y0 - along * (y1 - y0)) < reach
+    return near
+
+
+def with_worn_masks(pictures: Planes, *, seed: int = 0) -> Planes:
+    """Pictures [count, 3, size, size] with a pleated cloth over the lower half of the face."""
+    size = pictures.shape[-1]
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    worn = []
+    for index, picture in enumerate(pictures):
+        random = np.random.RandomState(1000 * seed + 700 + index)
+        half, top = random.uniform(0.2, 0.3), random.uniform(0.0, 0.1)
+        cover = (y > top + 0.3 * x**2) & (np.abs(x) < half * (1.3 - 1.2 * y)) & (y < 0.42)
+        pleats = 0.92 + 0.08 * np.cos(2 * np.pi * random.uniform(8, 16) * y)
+        cloth = random.uniform(0.2, 1, (3, 1, 1)) * pleats
+        worn.append(np.where(cover, cloth, picture))
+    return np.asarray(np.clip(np.stack(worn), 0, 1), np.float32)
+
+
+def reference_flows(count: int, size: int, *, seed: int = 0) -> Planes:
+    """[count, size, size, 2]: smooth offsets (x, y) of up to a twentieth of the size, in pixels."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    flows = []
+    for index in range(count):
+        random = np.random.RandomState(1000 * seed + 800 + index)
+        parts = []
+        for _ in range(2):
+            across, down = random.uniform(-1, 1, 2)
+            wave = np.sin(2 * np.pi * (across * x + down * y + random.uniform()))
+            parts.append(random.uniform(0.02, 0.05) * size * wave)
+        flows.append(np.stack(parts, axis=-1))
+    return np.asarray(np.stack(flows), np.float32)
+
+
+def reference_guides(pictures: Planes, *, seed: int = 0) -> Planes:
+    """The same faces moved by `reference_flows` and under another light."""
+    flows = reference_flows(len(pictures), pictures.shape[-1], seed=seed)
+    guides = []
+    for index, (picture, flow) in enumerate(zip(pictures, flows, strict=True)):
+        random = np.random.RandomState(1000 * seed + 900 + index)
+        moved = flow_warp(picture, flow, layout="chw", impl="reference")
+        guides.append(moved * random.uniform(0.8, 1.1, (3, 1, 1)))
+    return np.asarray(np.clip(np.stack(guides), 0, 1), np.float32)
+
+
+def degraded(pictures: Planes, *, seed: int = 0) -> Planes:
+    """Pictures [count, 3, size, size] at a quarter of their detail, with noise."""
+    random = np.random.RandomState(1000 * seed + 950)
+    count, channels, size, _ = pictures.shape
+    blocks = pictures.reshape(count, channels, size // 4, 4, size // 4, 4).mean(axis=(3, 5))
+    coarse = blocks.repeat(4, axis=2).repeat(4, axis=3)
+    noisy = coarse + random.normal(0, 0.03, coarse.shape)
+    return np.asarray(np.clip(noisy, 0, 1), np.float32)

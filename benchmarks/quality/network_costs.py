@@ -125,6 +125,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("Context-Encoder critic", "context_encoder:HoleCritic", (square(64),)),
     Entry("skip inpainting, paper", "skip_inpainting:SkipInpainting.paper", (square(128), square(128, 1))),
     Entry("skip inpainting, compact", "skip_inpainting:SkipInpainting.compact", (square(256), square(256, 1))),
+    Entry("coarse-to-fine inpainting", "coarse_to_fine:CoarseToFine", (square(256), square(256, 1))),
     # restore
     Entry("WarpNet, paper", "gfrnet_warpnet:WarpNet.paper", (square(256), square(256))),
     Entry("WarpNet, compact", "gfrnet_warpnet:WarpNet.compact", (square(256), square(256))),

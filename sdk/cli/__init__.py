@@ -31,6 +31,7 @@ COMMANDS = {
     "cache": "cache",
     "doctor": "doctor",
     "export": "export",
+    "bench-engine": "bench_engine",
     "import": "import_checkpoint",
     "train": "train",
     "ablate": "ablate",

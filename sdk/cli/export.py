@@ -1,9 +1,15 @@
-"""`revisage export`: a trained network as a certified bundle."""
+"""`revisage export`: a trained network as a certified bundle, and bundles for a Triton server."""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from revisage.bundle import Bundle
 
 __all__ = ["add_parser", "run"]
 
@@ -11,24 +17,76 @@ __all__ = ["add_parser", "run"]
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
-        "export", help="turn trained weights into a bundle, through the parity gate"
+        "export", help="turn trained weights into a bundle, or bundles into a Triton repository"
     )
-    parser.add_argument("network", metavar="NAME", help="wrinkle_segmenter, wrinkle_filler, ...")
+    parser.add_argument(
+        "networks",
+        nargs="*",
+        metavar="NAME",
+        help="wrinkle_segmenter, wrinkle_filler, ...; with --triton also a bundle's folder or "
+        "file; --triton alone takes every bundle that ships",
+    )
     parser.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
         help="safetensors; default: training/weights/NAME.safetensors of a source checkout",
     )
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="the bundle becomes DIR/NAME")
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="DIR", help="the bundle becomes DIR/NAME"
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="write a model of NVIDIA Triton Inference Server into the model repository DIR; "
+        "without --out and --weights, of the bundle that ships or that NAME is the path of",
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="with --triton: also a TensorRT plan, built for the GPU of this machine",
+    )
+    parser.add_argument("--force", action="store_true", help="replace what exists")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export one network; returns the exit code."""
+    """Export networks; returns the exit code."""
+    from revisage.bundle import shipped_names
+    from revisage.errors import OptionError
+
+    if args.out is None and args.triton is None:
+        raise OptionError("say where the bundle goes with --out DIR, or --triton DIR")
+    if args.plan and args.triton is None:
+        raise OptionError("--plan is a part of a Triton repository: name it with --triton DIR")
+    names = args.networks or (shipped_names() if args.out is None else ())
+    if not names:
+        raise OptionError("name a network to export (see revisage export --help)")
+    if args.weights is not None and len(names) > 1:
+        raise OptionError(f"--weights are those of one network; named are {', '.join(names)}")
+    for name in names:
+        _export_one(name, args)
+    return 0
+
+
+def _export_one(name: str, args: argparse.Namespace) -> None:
+    bundle = _existing(name) if args.out is None and args.weights is None else None
+    with tempfile.TemporaryDirectory() if args.out is None else nullcontext(args.out) as folder:
+        if bundle is None:
+            bundle = _export(name, args, Path(folder))
+        if args.triton is not None:
+            _serve(args, bundle)
+
+
+def _existing(name: str) -> Bundle | None:
+    """A bundle that needs no export: it ships, or `name` is its path."""
+    from revisage.bundle import Bundle, shipped_bundle, shipped_names
+
+    if name in shipped_names():
+        return shipped_bundle(name)
+    return Bundle.open(name) if Path(name).exists() else None
+
+
+def _export(name: str, args: argparse.Namespace, folder: Path) -> Bundle:
     from revisage.errors import MissingExtraError
 
     try:
@@ -37,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         if (error.name or "").startswith("revisage"):
             raise
         raise MissingExtraError("export", "exporting models") from error
-    bundle = export_named(args.network, args.out, weights=args.weights, force=args.force)
+    bundle = export_named(name, folder, weights=args.weights, force=args.force)
     for engine, precisions in bundle.certificate.errors.items():
         for precision, outputs in precisions.items():
             tolerance = bundle.manifest.tolerance(engine.partition("+")[0], precision)
@@ -46,6 +104,15 @@ def run(args: argparse.Namespace) -> int:
                     f"{engine} {precision} {output}: off by {errors['max_abs']:.2g} at most, "
                     f"{errors['mean_abs']:.2g} on average (tolerance {tolerance.max_abs:.2g})"
                 )
-    megabytes = (bundle.path / "model.onnx").stat().st_size / 1e6
-    print(f"{bundle.path}: {megabytes:.1f} MB, certified")
-    return 0
+    if args.out is not None:
+        print(f"{bundle.path}: {len(bundle.read_graph()) / 1e6:.1f} MB, certified")
+    return bundle
+
+
+def _serve(args: argparse.Namespace, bundle: Bundle) -> None:
+    from revisage.triton_repository import write_models, write_plan
+
+    for place in write_models(bundle, args.triton, force=args.force):
+        print(f"{place}: a model of Triton's ONNX Runtime backend")
+    if args.plan:
+        print(f"{write_plan(bundle, args.triton, force=args.force)}: a TensorRT plan")

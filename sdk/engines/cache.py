@@ -27,6 +27,7 @@ import contextlib
 import contextvars
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import os
@@ -34,9 +35,10 @@ import re
 import stat
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from revisage import env
 from revisage.bundle import Bundle
@@ -62,6 +64,8 @@ LOCKS = "locks"  # folder of empty files, one for each engine that was ever buil
 MAX_HEADER_BYTES = 1 << 20
 MAX_ENGINE_BYTES = 4 << 30
 DAY = 86400.0  # seconds; no build of ours takes as long
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -259,6 +263,34 @@ class EngineCache:
                     self._store(path, key, content, words or {})
         return content
 
+    def load_with_files(
+        self, key: EngineKey, load: Callable[[Path], T], *, about: Mapping[str, str] | None = None
+    ) -> T:
+        """Load an engine with a library that reads and writes its own files.
+
+        Args:
+            load: is given a private folder with the files of the engine, and loads it from there; a
+                folder that is empty means that it has to be built. What the folder holds
+                afterwards is kept under the key. The folder goes when `load` is done.
+            about: as for `get_or_build`, whose rules hold here too.
+        """
+        built: list[T] = []
+        with tempfile.TemporaryDirectory(prefix="revisage-engine-") as name:
+            folder, watch = Path(name), current_watch()
+
+            def build() -> bytes:
+                if watch.progress is not None:
+                    watch.progress("building", 0, 0)
+                built.append(load(folder))
+                return _packed(folder)
+
+            content = self.get_or_build(key, build, about=about)
+            if built:
+                return built[0]
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                archive.extractall(folder)
+            return load(folder)
+
     def entries(self) -> list[Entry]:
         """Every engine in the folder, the least recently used first."""
         found = []
@@ -379,6 +411,15 @@ class EngineCache:
 
 def _digest(texts: tuple[str, ...]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _packed(folder: Path) -> bytes:
+    """Every file of a folder in one archive; the weights in them do not compress."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return content.getvalue()
 
 
 def _read(path: Path, key: EngineKey) -> bytes:

@@ -22,10 +22,10 @@ Note [Waiting]
     return when the work is enqueued.
 
 Note [TensorRT provider]
-    It compiles the whole network for a range of shapes and keeps what it built in the folder of the
-    engine cache. Its fp16, bf16 and int8 switches stay off: then it builds a strongly typed network
-    in the precisions of the graph. It has no switch for TF32, which TensorRT allows for float32;
-    the bundle states how far that may be off.
+    It compiles the whole network for a range of shapes. What it builds it keeps in a folder, which
+    the engine cache fills and empties. Its fp16, bf16 and int8 switches stay off: then it builds a
+    strongly typed network in the precisions of the graph. It has no switch for TF32, which TensorRT
+    allows for float32; the bundle states how far that may be off.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from typing import Any
 
 from revisage.bundle import Bundle
 from revisage.engines.base import output_shapes, symbol_sizes
-from revisage.engines.cache import EngineCache
+from revisage.engines.cache import EngineCache, EngineKey
+from revisage.engines.driver import find_gpu
 from revisage.engines.gpu import GpuEngine, turns
 from revisage.engines.onnxruntime import first_line, load_session, our_operators, session_options
 from revisage.engines.probe import probe_inputs
@@ -171,10 +172,27 @@ class OnnxRuntimeGpuEngine(GpuEngine):
             "enable_cuda_graph": "1" if sizes else "0",
         }
         providers = [(PROVIDERS["cuda"], cuda)]
-        if self._provider == "tensorrt":
-            settings = tensorrt_settings(self.bundle, self.precision, EngineCache().folder)
+        if self._provider == "cuda":
+            return self._start_session(options, providers)
+
+        def load(folder: Path) -> Any:
+            settings = tensorrt_settings(profile, folder)
             settings["user_compute_stream"] = cuda["user_compute_stream"]
-            providers.insert(0, (PROVIDERS["tensorrt"], settings))
+            return self._start_session(options, [(PROVIDERS["tensorrt"], settings), *providers])
+
+        gpu, profile = find_gpu(), Profile.of(self.bundle.manifest)
+        key = EngineKey.of(
+            self.bundle,
+            ";".join([profile.text, *(f"{name}={size}" for name, size in (sizes or {}).items())]),
+            precision=self.precision,
+            engine=self.name,
+            engine_version=_tensorrt_versions(),
+            compute_capability=gpu.compute_capability,
+            driver=gpu.driver,
+        )
+        return EngineCache().load_with_files(key, load, about={"model": self.bundle.name})
+
+    def _start_session(self, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
         missing = _preload()
         session = load_session(self.bundle, self._model, options, providers)
         if PROVIDERS[self._provider] not in session.get_providers():
@@ -370,12 +388,19 @@ def _preload() -> str:
     return (said.getvalue().strip().splitlines() or [""])[0]
 
 
-def tensorrt_settings(bundle: Bundle, precision: str, folder: Path) -> dict[str, str]:
-    """Options of the TensorRT provider for a bundle; see Note [TensorRT provider]."""
-    shapes = Profile.of(bundle.manifest).shapes
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = folder / f"onnxruntime-tensorrt-{bundle.graph_digest(precision)[:32]}"
-    place.mkdir(mode=0o700, exist_ok=True)
+def _tensorrt_versions() -> str:
+    """Versions of ONNX Runtime and of the TensorRT that `provider_obstacle` loaded."""
+    import onnxruntime
+
+    return f"{onnxruntime.__version__} {ctypes.CDLL(None).getInferLibVersion()}"
+
+
+def tensorrt_settings(profile: Profile, folder: Path) -> dict[str, str]:
+    """Options of the TensorRT provider, which keeps what it builds in a folder.
+
+    See Note [TensorRT provider].
+    """
+    shapes = profile.shapes
 
     def listed(which: int) -> str:
         return ",".join(f"{n}:{'x'.join(map(str, s[which]))}" for n, s in shapes.items())
@@ -385,9 +410,9 @@ def tensorrt_settings(bundle: Bundle, precision: str, folder: Path) -> dict[str,
         "trt_profile_opt_shapes": listed(1),
         "trt_profile_max_shapes": listed(2),
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(place),
+        "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(place),
+        "trt_timing_cache_path": str(folder),
         "trt_fp16_enable": "0",
         "trt_bf16_enable": "0",
         "trt_int8_enable": "0",

@@ -98,6 +98,37 @@ def test_the_key_of_a_bundle(tmp_path: Path) -> None:
     )
 
 
+def test_a_library_with_files_of_its_own(cache: EngineCache) -> None:
+    places: list[Path] = []
+
+    def load(folder: Path) -> str:
+        places.append(folder)
+        if (folder / "deep" / "a.engine").exists():
+            return "loaded " + (folder / "deep" / "a.engine").read_text()
+        (folder / "deep").mkdir()
+        (folder / "deep" / "a.engine").write_text("code")
+        return "built"
+
+    phases: list[str] = []
+    with watched(lambda phase, done, total: phases.append(phase)):
+        assert cache.load_with_files(KEY, load, about={"model": "toy"}) == "built"
+        assert cache.load_with_files(KEY, load) == "loaded code"
+    assert phases == ["building"]
+    assert len(set(places)) == 2
+    assert not any(place.exists() for place in places)
+    assert cache.entries()[0].about == {"model": "toy"}
+    cache.path(KEY).write_bytes(b"damaged")
+    assert cache.load_with_files(KEY, load) == "built"
+
+    def fail(_: Path) -> str:
+        raise EngineError("no room on the GPU")
+
+    cache.clear()
+    with pytest.raises(EngineError, match="no room"):
+        cache.load_with_files(KEY, fail)
+    assert files(cache) == []
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 

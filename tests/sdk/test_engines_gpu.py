@@ -17,10 +17,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from revisage.bundle import Bundle, shipped_bundle, shipped_names
+from revisage.bundle import shipped_bundle, shipped_names
 from revisage.engines import device_status, onnxruntime_gpu, open_engine
+from revisage.engines.cache import EngineCache
+from revisage.engines.driver import Gpu
 from revisage.engines.gpu import Turns
 from revisage.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine, tensorrt_settings
+from revisage.engines.profile import Profile
 from revisage.errors import DeviceError, EngineError, OptionError, ShapeError
 from revisage.manifest import Tolerance
 from tests.sdk import cupy_stand_in
@@ -362,22 +365,27 @@ def test_a_provider_whose_libraries_are_there_has_no_obstacle(
     assert loaded == ["libnvinfer.so.10"]
 
 
-def test_settings_of_the_tensorrt_provider(folder: Path, tmp_path: Path) -> None:
-    bundle = Bundle.open(folder)
-    settings = tensorrt_settings(bundle, "fp32", tmp_path / "cache")
+def test_settings_of_the_tensorrt_provider(tmp_path: Path) -> None:
+    settings = tensorrt_settings(Profile.of(MANIFEST), tmp_path)
     assert settings["trt_profile_min_shapes"] == f"image:1x3x{SIDE}x{SIDE}"
     assert settings["trt_profile_max_shapes"] == f"image:8x3x{SIDE}x{SIDE}"
     assert settings["trt_fp16_enable"] == settings["trt_bf16_enable"] == "0"
-    place = Path(settings["trt_engine_cache_path"])
-    assert place.parent == tmp_path / "cache"
-    assert place.stat().st_mode & 0o077 == 0
+    assert settings["trt_engine_cache_path"] == str(tmp_path)
 
 
-def test_tensorrt_takes_all_nodes_or_none(
-    folder: Path, runtime: Runtime, journal: list[str], tmp_path: Path, monkeypatch: Any
-) -> None:
+@pytest.fixture
+def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card and a TensorRT, as far as the engine asks for them."""
     monkeypatch.setenv("REVISAGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(onnxruntime_gpu, "_tensorrt_obstacle", lambda package: "")
+    monkeypatch.setattr(onnxruntime_gpu, "_tensorrt_versions", lambda: "1.31 101302")
+    monkeypatch.setattr(onnxruntime_gpu, "find_gpu", lambda: Gpu("a card", "8.9", "13.0"))
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_tensorrt_takes_all_nodes_or_none(
+    folder: Path, runtime: Runtime, journal: list[str]
+) -> None:
     with open_engine(folder, engine="onnxruntime-tensorrt") as engine:
         assert engine.name == "onnxruntime-tensorrt"
         np.testing.assert_array_equal(
@@ -388,6 +396,34 @@ def test_tensorrt_takes_all_nodes_or_none(
     runtime.elsewhere = [("CUDAExecutionProvider", "Resize")]
     with pytest.raises(EngineError, match="would run Resize on CUDAExecutionProvider"):
         open_engine(folder, engine="onnxruntime-tensorrt")
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_what_tensorrt_built_comes_back_out_of_the_cache(
+    folder: Path, runtime: Runtime, journal: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in of the provider: it writes into its folder, or finds what it had written."""
+    found: list[bool] = []
+    start = OnnxRuntimeGpuEngine._start_session
+
+    def start_session(engine: Any, options: Any, providers: Any) -> Any:
+        place = Path(dict(providers)["TensorrtExecutionProvider"]["trt_engine_cache_path"])
+        found.append((place / "network_sm89.engine").exists())
+        (place / "network_sm89.engine").write_bytes(b"code")
+        return start(engine, options, providers)
+
+    monkeypatch.setattr(OnnxRuntimeGpuEngine, "_start_session", start_session)
+    sessions = 0
+    for _ in range(2):
+        with open_engine(folder, engine="onnxruntime-tensorrt"):
+            sessions = sessions or len(found)
+    assert found == [False] * sessions + [True] * sessions
+    entries = EngineCache().entries()
+    assert len(entries) == sessions  # one of any shape, and one for each recorded batch
+    for entry in entries:
+        assert entry.key is not None
+        assert (entry.key.engine, entry.key.driver) == ("onnxruntime-tensorrt", "13.0")
+        assert entry.about == {"model": "toy"}
 
 
 # --- on a GPU ------------------------------------------------------------------------------------

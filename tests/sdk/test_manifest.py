@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from revisage.errors import BundleError
 from revisage.manifest import SCHEMA, Certificate, Expected, Manifest, Probe, ProbeInput
-from tests.sdk.toy_bundle import MANIFEST, probe_of
+from tests.sdk.toy_bundle import MANIFEST, probes_of
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> str:
@@ -151,7 +151,7 @@ def test_certificate_round_trip_is_exact() -> None:
         reference_count=4,
         versions={"torch": "2"},
         errors={"onnxruntime-cpu": {"fp32": {"scaled": {"max_abs": 1e-7}}}},
-        probes=(probe_of(MANIFEST),),
+        probes=probes_of(MANIFEST),
     )
     assert Certificate.from_json(certificate.to_json()) == certificate
 

@@ -80,7 +80,11 @@ def fill_with(network: Network) -> Fill:
         size = image.shape[0]
         seen, hole = image, mask
         if size != SIZE:
-            seen = np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
+            # Resampling must not smear what stands in the hole into the pixels around it.
+            smooth = cv2.inpaint(image, mask, 3, cv2.INPAINT_TELEA)
+            seen = np.asarray(
+                cv2.resize(smooth, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC), dtype=np.uint8
+            )
             hole = np.asarray(cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST))
         picture = torch.from_numpy(seen.transpose(2, 0, 1).copy())[None].float() / 255
         with torch.inference_mode():

@@ -19,15 +19,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["PyramidWarpNet", "WarpNet", "grid_of_flow", "identity_grid", "warp"]
+from revisage.training.ops import flow_warp
+
+__all__ = ["PyramidWarpNet", "WarpNet", "flow_of_grid", "grid_of_flow", "identity_grid", "warp"]
 
 
 def identity_grid(height: int, width: int, like: Tensor | None = None) -> Tensor:
     """The grid that samples every pixel at its own place: [1, 2, H, W]."""
-    device, dtype = (None, torch.float32) if like is None else (like.device, like.dtype)
-    y = torch.linspace(-1, 1, height, device=device, dtype=dtype)
-    x = torch.linspace(-1, 1, width, device=device, dtype=dtype)
+    y, x = _centred(height, like), _centred(width, like)
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]
+
+
+def _centred(size: int, like: Tensor | None) -> Tensor:
+    """`size` steps from -1 to 1; of tensors only, so that an exported graph follows any size."""
+    device, dtype = (None, torch.float32) if like is None else (like.device, like.dtype)
+    step = torch.arange(size, device=device, dtype=dtype)
+    return (2 * step - step[-1:]) / step[-1:].clamp_min(1)
 
 
 def grid_of_flow(flow: Tensor) -> Tensor:
@@ -37,8 +44,17 @@ def grid_of_flow(flow: Tensor) -> Tensor:
     return identity_grid(height, width, flow) + (flow * steps).permute(0, 3, 1, 2)
 
 
+def flow_of_grid(grid: Tensor) -> Tensor:
+    """The inverse of `grid_of_flow`: [N, 2, H, W] -> offsets in pixels, [N, H, W, 2]."""
+    height, width = grid.shape[-2:]
+    moved = grid - identity_grid(height, width, grid)
+    return torch.stack([moved[:, 0] * ((width - 1) / 2), moved[:, 1] * ((height - 1) / 2)], dim=-1)
+
+
 def warp(image: Tensor, grid: Tensor, *, align_corners: bool = True) -> Tensor:
     """Sample a picture at a grid, see Note [Sampling grids].
+
+    An exported ONNX graph has our operator `FlowWarp` for it, where picture and grid are one size.
 
     Args:
         image: [N, C, H, W].
@@ -48,6 +64,8 @@ def warp(image: Tensor, grid: Tensor, *, align_corners: bool = True) -> Tensor:
     Returns:
         [N, C, h, w]; 0 where the grid points outside.
     """
+    if torch.onnx.is_in_onnx_export() and align_corners and image.shape[-2:] == grid.shape[-2:]:
+        return flow_warp(image, flow_of_grid(grid), padding="zero")
     places = grid.permute(0, 2, 3, 1)  # [N, h, w, 2]
     return functional.grid_sample(
         image, places, mode="bilinear", padding_mode="zeros", align_corners=align_corners

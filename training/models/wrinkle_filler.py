@@ -124,9 +124,13 @@ class CompactFiller(nn.Module):
                 for path in block.conv2.ffc.children():
                     for parameter in path.parameters():
                         parameter.mul_(0.3)
-            self.head.weight.zero_()
-            assert self.head.bias is not None
-            self.head.bias.zero_()
+        self.reset_head()
+
+    def reset_head(self) -> None:
+        """Correct nothing, whatever the layers before have learnt."""
+        nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Predict the whole picture.

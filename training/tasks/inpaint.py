@@ -116,16 +116,16 @@ class InpaintTask:
             multiple = getattr(network, "multiple_of", 1)
             if data.size % multiple:
                 raise ValueError(f"sides must be multiples of {multiple}")
-            critic = HoleCritic(seen, model.ndf, model.critic_norm or network.critic_norm)
+            self.networks: dict[str, nn.Module] = {"inpainting": network}
+            self.product, self.averaged = "inpainting", ("inpainting",)
+            self.turns = [Turn("generator", ("inpainting",), self.generator_loss)]
+            if loss.adversarial > 0:
+                norm = model.critic_norm or network.critic_norm
+                self.networks["critic"] = HoleCritic(seen, model.ndf, norm)
+                # The published code lets the critic go first.
+                self.turns.insert(0, Turn("critic", ("critic",), self.critic_loss))
         except ValueError as error:
             raise RecipeError(f"[model] or [data]: {error}") from error
-        self.networks: dict[str, nn.Module] = {"inpainting": network}
-        self.product, self.averaged = "inpainting", ("inpainting",)
-        self.turns = [Turn("generator", ("inpainting",), self.generator_loss)]
-        if loss.adversarial > 0:
-            self.networks["critic"] = critic
-            # The published code lets the critic go first.
-            self.turns.insert(0, Turn("critic", ("critic",), self.critic_loss))
         self.watch = "generator/reconstruction"
         self.notes: dict[str, str] = {}
         self.mean_face: Tensor | None = None  # made when first validated
@@ -341,6 +341,7 @@ def _network(model: Model, size: int) -> ContextEncoder | SkipInpainting | Coars
             load_published(network.coarse, model.coarse_weights, "the coarse network")
         if model.fine_weights:
             load_published(network.fine, model.fine_weights, "the compact filler")
+            network.fine.reset_head()  # what it added to a smooth fill does not fit here
     else:
         network = SkipInpainting(
             model.ngf, model.levels, mask_input=model.mask_input, prefilled=model.prefilled

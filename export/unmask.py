@@ -1,0 +1,79 @@
+"""Exporters of the networks that take a worn mask off a face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from revisage.bundle import Bundle
+from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.compare import Arrays
+from revisage.export.pictures import (
+    IMAGE,
+    PAPER_REFERENCE_SIZE,
+    PAPER_REFERENCES,
+    REFERENCES,
+    TOLERANCES,
+    mask_tensor,
+    picture_tensor,
+)
+from revisage.export.reference_set import reference_pictures, with_worn_masks
+from revisage.export.weights import file_digest, load_weights, recipe_origin
+from revisage.training.models.masked_cyclegan import UnmaskGenerator
+
+__all__ = ["unmask", "unmask_paper"]
+
+WORKING_SIZE = 256
+MULTIPLE_OF = 4  # two halvings
+
+
+class _Unmasked(nn.Module):
+    """The generator works in [-1, 1], its bundle in [0, 1]."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.generator(2 * image - 1)
+        return (found.image + 1) / 2, found.mask
+
+
+def unmask(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export the compact masked CycleGAN (DMFN body, mask head)."""
+    network = load_weights(UnmaskGenerator.compact(), weights)
+    return _export("unmask", "compact", network, weights, folder, force)
+
+
+def unmask_paper(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export the masked CycleGAN at paper size, of recipe `unmask_paper`."""
+    network = load_weights(UnmaskGenerator.paper(), weights)
+    return _export("unmask_paper", "paper", network, weights, folder, force)
+
+
+def _export(
+    name: str, size: str, network: nn.Module, weights: Path, folder: Path, force: bool
+) -> Bundle:
+    fields = ManifestFields(
+        name=name,
+        operation="unmask",
+        version="1",
+        size=size,
+        description="Takes a worn mask off a face, and says where it drew.",
+        inputs=(IMAGE,),
+        outputs=(picture_tensor("unmasked"), mask_tensor("drawn")),
+        working_size=WORKING_SIZE,
+        multiple_of=MULTIPLE_OF,
+        padding="reflect",
+        tolerances=TOLERANCES,
+        licence="Apache-2.0",
+        recipe=recipe_origin(name),
+        weights_digest=file_digest(weights),
+    )
+    paper = size == "paper"
+    count, side = (PAPER_REFERENCES, PAPER_REFERENCE_SIZE) if paper else (REFERENCES, WORKING_SIZE)
+    worn = with_worn_masks(reference_pictures(count, side))
+    references: list[Arrays] = [{"image": picture[None]} for picture in worn]
+    return export_bundle(_Unmasked(network), fields, references, folder, force=force)
