@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -26,7 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Compile GPU engines ahead of time. TensorRT for RTX builds for any card on "
         "any machine, with or without a GPU; TensorRT builds for the card of this machine.",
         epilog="Engines go where sessions look for them; revisage cache lists them. For another "
-        "machine, build with -o DIR and set REVISAGE_CACHE to a copy of DIR there.",
+        "machine, build with -o DIR and set REVISAGE_CACHE to a copy of DIR there. Ctrl-C stops at "
+        "the builder's next step, a second one at once; what was finished is kept.",
     )
     parser.add_argument(
         "names",
@@ -116,8 +118,14 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
                 progress.end()
                 print_error(type(error)(f"{job}: {error}"))
-            except BaseException:
+            except KeyboardInterrupt:
                 cancel.set()
+                progress.end()
+                print("revisage: stopping at the builder's next step", file=sys.stderr)
+                try:
+                    wait([future])
+                except KeyboardInterrupt:
+                    os._exit(130)  # as good as a kill, which the cache is made for
                 raise
             else:
                 progress.end()
@@ -157,6 +165,12 @@ def _plan(args: argparse.Namespace) -> list[_Job]:
                 print(f"{bundle.name}: has no graph at {precision}, left out")
                 continue
             bundle.manifest.graph(precision)  # a named model must have it
+            if precision not in bundle.manifest.tolerances.get(args.engine, {}):
+                print(
+                    f"revisage: {bundle.name} states no tolerance for {args.engine} at "
+                    f"{precision}: it is built, and sessions refuse it",
+                    file=sys.stderr,
+                )
             jobs += [_Job(bundle, precision, c, ", ".join(n)) for c, n in cards.items()]
     return jobs
 

@@ -132,6 +132,8 @@ def slow(model, *, cancel, progress, **_):
     Path(sys.argv[2]).touch()
     while not cancel.is_set():
         time.sleep(0.01)
+    if sys.argv[3] == "stubborn":
+        time.sleep(60)
     print("stopped", flush=True)
     raise BuildCancelledError("stopped")
 
@@ -141,22 +143,32 @@ sys.exit(main(["build", sys.argv[1], "--for", "8.6", "--for", "8.9"]))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_stops_the_build(toy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["short", "stubborn"])
+def test_ctrl_c_stops_the_build(toy: str, tmp_path: Path, step: str) -> None:
     started = tmp_path / "started"
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, toy, str(started)],
+        [sys.executable, "-c", INTERRUPTED, toy, str(started), step],
         env={**os.environ, "PYTHONPATH": str(Path(env.__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
+    assert process.stderr is not None
     end = time.monotonic() + 60
     while not started.exists():
         assert time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=30)
-    assert (process.returncode, out, error) == (130, "stopped\n", "revisage: interrupted\n")
+    while "stopping at the builder's next step" not in process.stderr.readline():
+        assert time.monotonic() < end
+    if step == "stubborn":
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    with process.stdout as out, process.stderr as error:
+        if step == "short":
+            assert (out.read(), error.read()) == ("stopped\n", "revisage: interrupted\n")
     assert EngineCache().entries() == []
 
 

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 
 from revisage.bundle import Bundle
 from revisage.engines import building, open_engine, tensorrt
+from revisage.engines.background import Background
+from revisage.engines.building import cached_engine
 from revisage.engines.driver import Gpu
 from revisage.engines.profile import Profile
 from revisage.engines.tensorrt import TensorRTEngine, tensorrt_obstacle
@@ -331,6 +334,54 @@ def test_it_is_opened_by_name(
     with open_engine(bundle, engine=name) as engine:
         assert (engine.name, engine.device, engine.operators) == (name, "cuda", {})
         assert "was asked for" in engine.reason
+
+
+@pytest.mark.parametrize("name", tensorrt.ENGINES)
+def test_another_engine_serves_until_it_is_built_and_found_ever_after(
+    name: str,
+    tmp_path: Path,
+    library: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    tolerances = TOLERANCES | {"onnxruntime-cpu": {"fp32": Tolerance(1e-5, 1e-6)}}
+    bundle = Bundle.open(write_toy_bundle(tmp_path / "toy", tolerances=tolerances))
+    profile = Profile.of(bundle.manifest, sides=(16, 64, 64))
+    monkeypatch.setattr(Profile, "of", lambda _: profile)
+    monkeypatch.setattr(building, "cached_engine", cached_engine)  # the true one
+    monkeypatch.setattr(building, "find_gpu", lambda: CARD)
+    monkeypatch.setenv("REVISAGE_CACHE", str(tmp_path / "engines"))
+    go_on, builds = threading.Event(), []
+
+    def build(model: bytes, **options: Any) -> tensorrt.BuiltEngine:
+        builds.append(options["compute_capabilities"])
+        options["progress"]("timing kernels", 1, 2)
+        assert go_on.wait(30)
+        report = tensorrt.BuildReport(name, "1", ("8.9",), "", 1, 1, 1, 1, 0.1, ())
+        return tensorrt.BuiltEngine(tensorrt_stand_in.CONTENT, report)
+
+    monkeypatch.setattr(building, "build_engine", build)
+    serving = Background(
+        f"toy on {name}",
+        lambda: open_engine(bundle, engine=name),
+        lambda: open_engine(bundle, engine="onnxruntime-cpu"),
+    )
+    image = picture(rng, 2)
+    assert serving.now.name == "onnxruntime-cpu"
+    assert serving.waiting == f"toy on {name} is being built (timing kernels, 1 of 2)"
+    before = serving.now.infer({"image": image})["scaled"]
+    go_on.set()
+    end = time.monotonic() + 30
+    while serving.now.name != name:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    np.testing.assert_array_equal(serving.now.infer({"image": image})["scaled"], before)
+    for engine in serving.close():
+        engine.deactivate()
+    go_on.clear()  # whoever builds now fails
+    with open_engine(bundle, engine=name) as engine:
+        assert engine.name == name
+    assert builds == [["8.9"]]
 
 
 @pytest.mark.parametrize("name", tensorrt.ENGINES)
