@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from revisage import env
 from revisage.errors import NoFaceError, OptionError
 from revisage.manifest import ENGINES, PRECISIONS
-from revisage.operations import Operation, bundles_of, make_operation
+from revisage.operations import BUNDLES, Operation, make_operation
 from revisage.options import Retouch
 from revisage.pixels import Pixels, open_pixels
 from revisage.results import Receipt, Result, Stopwatch
@@ -99,8 +99,9 @@ class Session:
         threads: CPU threads; None takes `REVISAGE_NUM_THREADS`, else all usable cores. The result
             does not depend on it.
         engine: one of `revisage.manifest.ENGINES`, and no other; None: the best on the device.
-        precision: "fp32", "fp16", "bf16" or "int8" for the networks of the operations. Faces are
-            always found at fp32.
+        precision: "fp32", "fp16", "bf16" or "int8" for the networks of the operations, or one for
+            each bundle by its name ({"wrinkle_segmenter": "int8"}), with fp32 for the others. Faces
+            are always found at fp32.
         while_building: an engine of the same list that serves, at fp32, while a better one is being
             built in the background, which may take minutes; each photo's receipt says which engine
             served it, and a build that fails is reported there. None: wait for the build.
@@ -117,7 +118,7 @@ class Session:
         threads: int | None = None,
         *,
         engine: str | None = None,
-        precision: str = "fp32",
+        precision: str | Mapping[str, str] = "fp32",
         while_building: str | None = None,
         parts: Parts | None = None,
     ) -> None:
@@ -126,8 +127,17 @@ class Session:
         for name, given in (("engine", engine), ("while_building", while_building)):
             if given is not None and given not in ENGINES:
                 raise OptionError(f"{name} {given!r} is not one of {', '.join(ENGINES)}")
-        if precision not in PRECISIONS:
-            raise OptionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        by_bundle = {} if isinstance(precision, str) else dict(precision)
+        common = precision if isinstance(precision, str) else "fp32"
+        for given in (common, *by_bundle.values()):
+            if given not in PRECISIONS:
+                raise OptionError(f"precision {given!r} is not one of {', '.join(PRECISIONS)}")
+        known = {bundle for bundles in BUNDLES.values() for bundle in bundles}
+        if unknown := set(by_bundle) - known:
+            raise OptionError(
+                f"precision: {', '.join(sorted(unknown))} is no bundle of an operation; those are "
+                f"{', '.join(sorted(known))}"
+            )
         threads = env.number_of_threads() if threads is None else threads
         if threads is not None and (
             isinstance(threads, bool)
@@ -137,7 +147,8 @@ class Session:
             raise OptionError(f"threads={threads!r} is not a whole number from 1 to {_MAX_THREADS}")
         self.device = device
         self.threads = threads
-        self._choice = EngineChoice(device, engine, precision, threads)
+        self._choice = EngineChoice(device, engine, common, threads)
+        self._precisions = by_bundle
         self._standby = (
             EngineChoice("auto", while_building, "fp32", threads) if while_building else None
         )
@@ -300,18 +311,19 @@ class Session:
     def _face_source(self) -> FaceSource:
         with self._lock:
             if self._faces is None:
-                self._faces = self._open("the face finder", self._parts.faces)
+                self._faces = self._open("the face finder", self._parts.faces, "fp32")
             return self._faces.now
 
     def _operation(self, name: str, stopwatch: Stopwatch) -> tuple[Operation, Networks]:
         """An operation on the engines that serve now, and those engines."""
-        names = bundles_of(name)
+        names = BUNDLES[name]
         with self._lock:
             for bundle in names:
                 if bundle not in self._engines:
                     with stopwatch.stage("load networks"):
                         load = functools.partial(self._parts.engine, bundle)
-                        self._engines[bundle] = self._open(bundle, load)
+                        precision = self._precisions.get(bundle, self._choice.precision)
+                        self._engines[bundle] = self._open(bundle, load, precision)
             networks = {bundle: self._engines[bundle].now for bundle in names}
             for bundle, engine in networks.items():
                 _say_why(self._engines[bundle], engine)
@@ -319,10 +331,10 @@ class Session:
                 self._operations[name] = make_operation(name, networks), networks
             return self._operations[name]
 
-    def _open(self, name: str, load: Callable[[EngineChoice], T]) -> Serving[T]:
+    def _open(self, name: str, load: Callable[[EngineChoice], T], precision: str) -> Serving[T]:
         from revisage.engines.background import Background, Serving
 
-        wanted, standby = self._choice, self._standby
+        wanted, standby = dataclasses.replace(self._choice, precision=precision), self._standby
         if standby is None:
             return Serving(load(wanted))
         name = f"{name} on {wanted.engine or wanted.device} {wanted.precision}"

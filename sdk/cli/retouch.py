@@ -68,7 +68,9 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         help="an engine that serves while the GPU's is built in the background; default: wait",
     )
     parser.add_argument(
-        "--precision", default="fp32", help=f"{', '.join(PRECISIONS)} (default fp32)"
+        "--precision",
+        default="fp32",
+        help=f"{', '.join(PRECISIONS)} (default fp32); or for single networks: NAME=int8,NAME=fp16",
     )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -81,10 +83,18 @@ def open_session(args: argparse.Namespace) -> Session:
     return Session(
         device=args.device,
         engine=args.engine,
-        precision=args.precision,
+        precision=_precision(args.precision),
         while_building=args.while_building,
         threads=args.threads,
     )
+
+
+def _precision(text: str) -> str | dict[str, str]:
+    """`int8`, or `NAME=int8,NAME=fp16` as a mapping."""
+    if "=" not in text:
+        return text
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    return {name.strip(): precision.strip() for name, _, precision in pairs}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,7 @@ _ON_SIZES = {
 def provider_obstacle(provider: str) -> str:
     """Why ONNX Runtime cannot load the provider "cuda" or "tensorrt", with the remedy; "": it can.
 
-    The driver and CuPy are asked elsewhere.
+    There has to be a driver and a GPU already; CuPy is asked elsewhere.
     """
     import onnxruntime
 
@@ -87,6 +87,12 @@ def provider_obstacle(provider: str) -> str:
         return (
             f"the installed ONNX Runtime {onnxruntime.__version__} has no {PROVIDERS[provider]}: "
             "pip uninstall onnxruntime, then pip install 'revisage[gpu]'"
+        )
+    needs, serves = str(getattr(onnxruntime, "cuda_version", "") or ""), find_gpu().driver
+    if needs and int(needs.partition(".")[0]) > int(serves.partition(".")[0]):
+        return (
+            f"the NVIDIA driver serves CUDA {serves}, ONNX Runtime {onnxruntime.__version__} needs "
+            f"CUDA {needs}: update the driver"
         )
     return _tensorrt_obstacle(Path(onnxruntime.__file__).parent) if provider == "tensorrt" else ""
 
@@ -241,14 +247,22 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         try:
             self._session.run_with_iobinding(binding, _run_options(wait=self._waits))
         except Exception as error:
-            raise EngineError(
-                f"{self.bundle.name}: {self.name} failed: {first_line(error)}"
-            ) from error
+            raise self._failure(error) from error
         if not outputs:
             import cupy
 
             found = zip(names, binding.get_outputs(), strict=True)
             outputs.update({name: cupy.from_dlpack(value) for name, value in found})
+
+    def _failure(self, error: Exception) -> EngineError | DeviceError:
+        if "no kernel image" in str(error):  # cudaErrorNoKernelImageForDevice
+            gpu = find_gpu()
+            return DeviceError(
+                f"{self.name} has no code for the compute capability {gpu.compute_capability} of "
+                f"the {gpu.name}: take the engine 'tensorrt-rtx' or 'tensorrt', or another "
+                "version of onnxruntime-gpu"
+            )
+        return EngineError(f"{self.bundle.name}: {self.name} failed: {first_line(error)}")
 
     # --- CUDA graphs -----------------------------------------------------------------------------
 

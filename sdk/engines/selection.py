@@ -14,7 +14,7 @@ from typing import Any
 from revisage import env
 from revisage.bundle import Bundle
 from revisage.engines.base import Engine
-from revisage.engines.driver import gpu_obstacle
+from revisage.engines.driver import find_gpu, gpu_obstacle
 from revisage.engines.gpu import cupy_obstacle
 from revisage.engines.onnxruntime import OnnxRuntimeEngine
 from revisage.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine, provider_obstacle
@@ -22,7 +22,7 @@ from revisage.engines.tensorrt import TensorRTEngine, tensorrt_obstacle
 from revisage.errors import BuildCancelledError, DeviceError, EngineError, OptionError
 from revisage.manifest import PRECISIONS
 
-__all__ = ["DEVICES", "DeviceStatus", "device_status", "open_engine"]
+__all__ = ["DEVICES", "DeviceStatus", "device_status", "open_engine", "takes_any_size"]
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_THREADS = 1024
@@ -36,6 +36,7 @@ class _Kind:
     library: str
     obstacle: Callable[[], str]  # why it cannot run here, with the remedy; "" where it can
     make: Callable[..., Engine]  # (bundle, *, precision, threads, operators, reason)
+    any_size: bool = False  # whether it takes inputs of every size, or those it was built for
 
 
 def _onnxruntime_gpu(provider: str, title: str) -> _Kind:
@@ -44,6 +45,7 @@ def _onnxruntime_gpu(provider: str, title: str) -> _Kind:
         f"ONNX Runtime, {title} provider",
         lambda: gpu_obstacle() or provider_obstacle(provider) or cupy_obstacle(),
         lambda bundle, **options: OnnxRuntimeGpuEngine(bundle, provider, **options),
+        any_size=provider == "cuda",
     )
 
 
@@ -60,7 +62,9 @@ _KINDS: dict[str, _Kind] = {
     "tensorrt-rtx": _tensorrt("tensorrt-rtx", "TensorRT for RTX"),
     "onnxruntime-tensorrt": _onnxruntime_gpu("tensorrt", "TensorRT"),
     "onnxruntime-cuda": _onnxruntime_gpu("cuda", "CUDA"),
-    "onnxruntime-cpu": _Kind("cpu", "ONNX Runtime, CPU provider", lambda: "", OnnxRuntimeEngine),
+    "onnxruntime-cpu": _Kind(
+        "cpu", "ONNX Runtime, CPU provider", lambda: "", OnnxRuntimeEngine, any_size=True
+    ),
 }
 
 
@@ -79,7 +83,11 @@ def device_status() -> tuple[DeviceStatus, ...]:
     found = []
     for name, kind in _KINDS.items():
         obstacle = kind.obstacle()
-        found.append(DeviceStatus(kind.device, name, not obstacle, obstacle or kind.library))
+        what = kind.library
+        if kind.device == "cuda" and not obstacle:
+            gpu = find_gpu()
+            what += f" on {gpu.name} ({gpu.compute_capability}), driver for CUDA {gpu.driver}"
+        found.append(DeviceStatus(kind.device, name, not obstacle, obstacle or what))
     return tuple(found)
 
 
@@ -91,6 +99,7 @@ def open_engine(
     precision: str = "fp32",
     threads: int | None = None,
     operators: str | None = None,
+    any_size: bool = False,
 ) -> Engine:
     """Load a bundle on an engine and check it against its certificate.
 
@@ -106,6 +115,8 @@ def open_engine(
             error where they were not built), "portable" (their standard bodies), or "auto" for
             native where it was built; None takes `REVISAGE_OPERATORS`, else "auto". The two agree
             within the certified tolerance; `Engine.operators` says which runs.
+        any_size: choose among engines that take inputs of every size only. Those that compile a
+            network are built up to its working size; a named engine is taken whatever it is.
 
     Returns:
         An active engine; use it as a context manager, or `deactivate` it when done. Its `reason`
@@ -135,7 +146,7 @@ def open_engine(
         made.activate()
         return made
 
-    names = [engine] if engine else [n for n, k in _KINDS.items() if device in ("auto", k.device)]
+    names = [engine] if engine else _candidates(device, any_size)
     opened.manifest.graph(precision)  # a missing graph is a clearer error than a missing tolerance
     made_for = [n for n in names if precision in opened.manifest.tolerances.get(n, {})]
     if not made_for:
@@ -154,6 +165,19 @@ def open_engine(
         raise loaded[0]
     kind = EngineError if loaded else DeviceError
     raise kind(f"{asked} cannot run here: {_listed(refusals)}")
+
+
+def takes_any_size(engine: str) -> bool:
+    """Whether an engine takes inputs of every size that the network allows."""
+    return _KINDS[engine].any_size
+
+
+def _candidates(device: str, any_size: bool) -> list[str]:
+    return [
+        name
+        for name, kind in _KINDS.items()
+        if device in ("auto", kind.device) and (kind.any_size or not any_size)
+    ]
 
 
 def _check_choice(device: str, engine: str | None, precision: str, threads: int | None) -> None:

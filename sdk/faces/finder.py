@@ -94,7 +94,9 @@ class FaceFinder:
     Args:
         device: "auto", "cpu" or "cuda"; see `revisage.engines.open_engine`.
         threads: CPU threads of one call; None means all cores. Never changes the result.
-        engine: one of `revisage.manifest.ENGINES`, and no other; None: the best on the device.
+        engine: one of `revisage.manifest.ENGINES`; None: the best on the device. The network that
+            searches sees photos of any size: where the engine is built for one size, that network
+            runs on the best that is not.
         smallest_face: width in pixels of the smallest face to search for, 24 or more. Half of it
             takes about four times as long.
     """
@@ -136,12 +138,19 @@ class FaceFinder:
         """The engine of "face_finder" or "face_landmarks", loaded now if it is not yet."""
         from revisage.bundle import shipped_bundle
         from revisage.engines import open_engine
+        from revisage.engines.selection import takes_any_size
 
         with self._lock:
             if name not in self._engines:
-                bundle = shipped_bundle(name)
+                engine, any_size = self._engine, name == FINDER
+                if any_size and engine is not None and not takes_any_size(engine):
+                    engine = None
                 self._engines[name] = open_engine(
-                    bundle, self._device, engine=self._engine, threads=self._threads
+                    shipped_bundle(name),
+                    self._device,
+                    engine=engine,
+                    threads=self._threads,
+                    any_size=any_size,
                 )
             return self._engines[name]
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from revisage.pixels import Pixels
     from revisage.results import Stopwatch
 
-__all__ = ["Network", "Operation", "make_operation"]
+__all__ = ["BUNDLES", "Network", "Operation", "make_operation"]
+
+# Operation -> names of the bundles that it loads.
+BUNDLES = {"wrinkles": ("wrinkle_segmenter", "wrinkle_filler")}
 
 
 class Network(Protocol):
@@ -42,11 +45,6 @@ class Operation(Protocol):
         threads: int | None,
     ) -> Edit:
         """The edit of one face of a photo (Note [Photos] in `revisage.pixels`)."""
-
-
-def bundles_of(operation: str) -> tuple[str, ...]:
-    """Names of the bundles that an operation loads."""
-    return {"wrinkles": ("wrinkle_segmenter", "wrinkle_filler")}[operation]
 
 
 def make_operation(operation: str, networks: Mapping[str, Network]) -> Operation:

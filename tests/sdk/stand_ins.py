@@ -122,12 +122,14 @@ class StandInParts:
         self.engines: dict[str, StandInEngine] = {}
         self.size = size
         self.loads: list[str] = []
+        self.choices: dict[str, EngineChoice] = {}  # bundle -> what it was asked to run on
 
     def parts(self) -> Parts:
         return Parts(faces=lambda choice: self.faces, engine=self._engine)
 
     def _engine(self, bundle: str, choice: EngineChoice) -> StandInEngine:
         self.loads.append(bundle)
+        self.choices[bundle] = choice
         self.engines[bundle] = StandInEngine(bundle, self.size)
         return self.engines[bundle]
 

@@ -77,6 +77,40 @@ def test_one_file_to_one_file_is_exact(
     np.testing.assert_array_equal(apply_edits(before, edits), after)
 
 
+@pytest.mark.parametrize(
+    ("text", "precisions"),
+    [
+        ("int8", {"wrinkle_segmenter": "int8", "wrinkle_filler": "int8"}),
+        ("wrinkle_filler=fp16", {"wrinkle_segmenter": "fp32", "wrinkle_filler": "fp16"}),
+        (
+            "wrinkle_segmenter=int8, wrinkle_filler=bf16",
+            {"wrinkle_segmenter": "int8", "wrinkle_filler": "bf16"},
+        ),
+    ],
+)
+def test_engine_and_precision_reach_the_networks(
+    tmp_path: Path, stand_ins: StandInParts, text: str, precisions: dict[str, str]
+) -> None:
+    out = str(tmp_path / "out.png")
+    options = ["--device", "cpu", "--engine", "onnxruntime-cpu", "--precision", text]
+    assert main(["retouch", str(save(tmp_path / "a.png")), "-o", out, *options]) == 0
+    assert {name: c.precision for name, c in stand_ins.choices.items()} == precisions
+    assert {(c.device, c.engine) for c in stand_ins.choices.values()} == {
+        ("cpu", "onnxruntime-cpu")
+    }
+
+
+def test_unknown_engines_and_precisions_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("retouch", save(tmp_path / "a.png"), "-o", tmp_path / "out.png")
+    assert "engine 'gpu' is not one of onnxruntime-cpu" in fails(
+        capsys, *command, "--engine", "gpu"
+    )
+    assert "precision 'half' is not one of" in fails(capsys, *command, "--precision", "half")
+    assert "no bundle" in fails(capsys, *command, "--precision", "wrinkles=int8")
+
+
 def test_to_a_folder_with_everything(
     tmp_path: Path, stand_ins: StandInParts, capsys: pytest.CaptureFixture[str]
 ) -> None:

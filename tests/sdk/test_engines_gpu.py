@@ -31,6 +31,7 @@ from tests.sdk.cupy_stand_in import Array
 from tests.sdk.toy_bundle import FACTOR, MANIFEST, write_toy_bundle
 
 SIDE = MANIFEST.working_size
+GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
 TOLERANCES = {
     engine: {"fp32": Tolerance(1e-4, 1e-5)}
     for engine in ("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-cpu")
@@ -61,6 +62,7 @@ class Runtime:
         everything: dict[str, Any] = {
             "InferenceSession": self.make,
             "preload_dlls": lambda: print("Failed to load libcudnn.so.9: not found"),
+            "cuda_version": "13.0",
             "get_available_providers": lambda: [*onnxruntime_gpu.PROVIDERS.values()],
         }
         for name, value in everything.items():
@@ -119,6 +121,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
 def journal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in ("gpu", "selection"):
         monkeypatch.setattr(f"revisage.engines.{module}.gpu_obstacle", lambda: "")
+    for module in ("onnxruntime_gpu", "selection"):
+        monkeypatch.setattr(f"revisage.engines.{module}.find_gpu", lambda: GPU)
     return cupy_stand_in.install(monkeypatch)
 
 
@@ -327,6 +331,61 @@ def test_a_provider_that_was_dropped_is_an_error_with_the_reason(
         DeviceError, match=r"could not load its CUDAExec.*libcudnn\.so\.9.*pip install"
     ):
         open_engine(folder, engine="onnxruntime-cuda")
+
+
+def test_a_usable_engine_names_the_gpu(runtime: Runtime, journal: list[str]) -> None:
+    statuses = {status.engine: status for status in device_status()}
+    cuda = statuses["onnxruntime-cuda"]
+    assert cuda.usable
+    assert cuda.reason == (
+        "ONNX Runtime, CUDA provider on NVIDIA GeForce RTX 4090 (8.9), driver for CUDA 13.0"
+    )
+
+
+def test_a_driver_that_is_too_old_is_named(
+    folder: Path, runtime: Runtime, journal: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Gpu("NVIDIA GeForce RTX 3090", "8.6", "12.4")
+    monkeypatch.setattr("revisage.engines.onnxruntime_gpu.find_gpu", lambda: old)
+    with pytest.raises(DeviceError, match=r"serves CUDA 12\.4, .* needs CUDA 13\.0: update"):
+        open_engine(folder, "cuda", engine="onnxruntime-cuda")
+
+
+def test_a_card_without_kernels_is_named(
+    folder: Path, runtime: Runtime, journal: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError(
+            "CUDA error cudaErrorNoKernelImageForDevice: no kernel image is available"
+        )
+
+    monkeypatch.setattr(Session, "run_with_iobinding", fail)
+    with pytest.raises(DeviceError, match=r"no code for the compute capability 8\.9 of the NVIDIA"):
+        open_engine(folder, engine="onnxruntime-cuda")
+
+
+def test_a_missing_cupy_is_named(
+    folder: Path, runtime: Runtime, journal: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(DeviceError, match=r"CuPy cannot be used .*pip install 'revisage\[gpu\]'"):
+        open_engine(folder, engine="onnxruntime-cuda")
+
+
+def test_photos_of_any_size_go_to_engines_that_take_them(
+    tmp_path: Path, runtime: Runtime, journal: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The face finder, where TensorRT was asked for: its network sees photos of any size."""
+    from revisage.faces import FaceFinder
+
+    for name in ("face_finder", "face_landmarks"):
+        write_toy_bundle(tmp_path / name, name=name, tolerances=TOLERANCES)
+    monkeypatch.setenv("REVISAGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("revisage.bundle._SHIPPED", tmp_path)
+    monkeypatch.setattr(onnxruntime_gpu, "_tensorrt_obstacle", lambda package: "")
+    with FaceFinder(engine="onnxruntime-tensorrt") as finder:
+        assert finder.engine("face_finder").name == "onnxruntime-cuda"
+        assert finder.engine("face_landmarks").name == "onnxruntime-tensorrt"
 
 
 def test_native_operators_are_refused_on_the_gpu(runtime: Runtime, journal: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from typing import Any
@@ -284,7 +285,28 @@ def test_the_choice_of_an_engine_reaches_every_network(photo: Any) -> None:
         parts=Parts(faces=faces, engine=engine),
     )
     session.retouch(photo, FULL)
-    assert chosen == [EngineChoice("cpu", "onnxruntime-cpu", "int8", 3)] * 3
+    networks = EngineChoice("cpu", "onnxruntime-cpu", "int8", 3)
+    assert chosen == [dataclasses.replace(networks, precision="fp32"), networks, networks]
+
+
+def test_networks_may_differ_in_precision(photo: Any) -> None:
+    parts = StandInParts([FACE])
+    chosen: dict[str, str] = {}
+
+    def engine(bundle: str, choice: EngineChoice) -> Any:
+        chosen[bundle] = choice.precision
+        return StandInEngine(bundle, parts.size)
+
+    session = Session(
+        precision={"wrinkle_segmenter": "int8"},
+        parts=Parts(faces=lambda choice: parts.faces, engine=engine),
+    )
+    session.retouch(photo, FULL)
+    assert chosen == {"wrinkle_segmenter": "int8", "wrinkle_filler": "fp32"}
+    with pytest.raises(OptionError, match="precision 'int4' is not one of"):
+        Session(precision={"wrinkle_segmenter": "int4"})
+    with pytest.raises(OptionError, match=r"no_such is no bundle.*wrinkle_filler"):
+        Session(precision={"no_such": "int8"})
 
 
 def test_unknown_engines_and_precisions_are_refused() -> None:
