@@ -58,9 +58,9 @@ def open_arrays(inputs: Mapping[str, Any], stream: Any, where: str) -> Exchange:
     library = type(first).__module__.split(".")[0]
     from_dlpack: Any = getattr(sys.modules.get(library), "from_dlpack", None)
     if device == "cpu":
-        arrays = {name: _host_view(a, f"{where}: input {name!r}") for name, a in inputs.items()}
         keeps = isinstance(first, np.ndarray) or from_dlpack is None
-        return Exchange(device, arrays, _unchanged if keeps else from_dlpack)
+        views = {name: _view(a, np, f"{where}: input {name!r}") for name, a in inputs.items()}
+        return Exchange(device, views, _unchanged if keeps else from_dlpack)
     try:
         import cupy
     except ImportError:
@@ -72,22 +72,22 @@ def open_arrays(inputs: Mapping[str, Any], stream: Any, where: str) -> Exchange:
             return out if from_dlpack is None else from_dlpack(out)
 
     with caller:
-        on_gpu = {
-            name: cupy.from_dlpack(a) if hasattr(a, "__dlpack__") else cupy.asarray(a)
-            for name, a in inputs.items()
-        }
-    return Exchange(device, on_gpu, give_back, handle)
+        views = {name: _view(a, cupy, f"{where}: input {name!r}") for name, a in inputs.items()}
+    return Exchange(device, views, give_back, handle)
 
 
 def _unchanged(array: Any) -> Any:
     return array
 
 
-def _host_view(array: Any, where: str) -> Any:
-    if type(array) is np.ndarray:
+def _view(array: Any, library: Any, where: str) -> Any:
+    """The array as one of NumPy or CuPy."""
+    if type(array) is library.ndarray:
         return array
     try:
-        return np.from_dlpack(array) if hasattr(array, "__dlpack__") else np.asarray(array)
+        return (
+            library.from_dlpack(array) if hasattr(array, "__dlpack__") else library.asarray(array)
+        )
     except Exception as error:  # whatever the other library raises
         raise ShapeError(
             f"{where}: the {type(array).__name__} cannot be read as an array "

@@ -12,7 +12,8 @@ Note [CUDA graphs]
     one shape: every size in it is a constant, so nothing is left for the CPU, and all launches are
     recorded once as a CUDA graph and replayed from then on. A graph reads and writes fixed
     addresses; inputs and outputs are copied there on the GPU. Every such session holds the weights
-    again, so one is made when its batch is first met. Other sizes run in the session of any shape.
+    again, so that of batch 1 is made at load and others when their batch is first met. Other sizes
+    run in the session of any shape.
     A recorded graph is compared with that session, on two different inputs, before it is used.
     ONNX Runtime keeps a graph for the thread that recorded it, so each has a thread of its own.
 
@@ -59,7 +60,7 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProv
 _MEMORY = "cuda"  # where the buffers lie, in ONNX Runtime's words
 
 # See Note [No node on the CPU]: operators that arithmetic on sizes is made of.
-_ON_SIZES = {
+ON_SIZES = {
     *("Shape", "Size", "ConstantOfShape", "Range", "Gather", "Slice", "Concat", "Split", "Cast"),
     *("Squeeze", "Unsqueeze", "Reshape", "Expand", "Identity", "Transpose", "Tile"),
     *("Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Floor", "Ceil", "Round", "Reciprocal"),
@@ -158,7 +159,8 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         self.operators = dict.fromkeys(ours, "portable")
         self._session = self._new_session(self._stream)
         self._waits = self._operators_elsewhere(self._session) != {}
-        self._refuse_elsewhere(self._session, _ON_SIZES)
+        self._refuse_elsewhere(self._session, ON_SIZES)
+        self._prepare({name: recipe.shape for name, recipe in self._recipes(1, 0).items()})
 
     def _unload(self) -> None:
         self._recorded.clear()
@@ -320,21 +322,23 @@ class OnnxRuntimeGpuEngine(GpuEngine):
                     raise EngineError(f"the recorded graph is off by {off:.3g} in {name!r}")
         return recorded
 
-    def _example(self, batch: int, seed: int) -> dict[str, Any]:
+    def _recipes(self, batch: int, seed: int) -> dict[str, ProbeInput]:
         """Inputs of the working size, made like those of the certificate's probe."""
-        import cupy
-
         sizes = dict.fromkeys("HW", self.manifest.working_size) | {"N": batch}
-        recipes = self.bundle.certificate.probes[0].inputs
-        made = {
+        probe = self.bundle.certificate.probes[0].inputs
+        return {
             spec.name: ProbeInput(
-                recipes[spec.name].kind,
-                recipes[spec.name].seed + seed,
-                tuple(d if isinstance(d, int) else sizes[d] for d in spec.shape),
+                probe[spec.name].kind,
+                probe[spec.name].seed + seed,
+                tuple(d if isinstance(d, int) else sizes.get(d, 1) for d in spec.shape),
             )
             for spec in self.manifest.inputs
         }
-        arrays = probe_inputs(Probe(made, {}), self.manifest)
+
+    def _example(self, batch: int, seed: int) -> dict[str, Any]:
+        import cupy
+
+        arrays = probe_inputs(Probe(self._recipes(batch, seed), {}), self.manifest)
         return {name: cupy.asarray(array) for name, array in arrays.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -240,8 +241,8 @@ def test_other_sizes_run_in_the_session_of_any_shape(
     engine: OnnxRuntimeGpuEngine, runtime: Runtime
 ) -> None:
     engine.infer({"image": image(side=32)})
-    assert engine.cuda_graphs == {}
-    assert len(runtime.sessions) == 1
+    assert engine.cuda_graphs == {1: ""}  # made at load
+    assert len(runtime.sessions) == 2
 
 
 def test_a_graph_that_cannot_be_recorded_is_not_used_and_says_so(
@@ -251,11 +252,11 @@ def test_a_graph_that_cannot_be_recorded_is_not_used_and_says_so(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     runtime.spoil = fail
-    made = image(1, SIDE)
+    made = image(2, SIDE)
     for _ in range(2):
         np.testing.assert_array_equal(engine.infer({"image": made})["scaled"], made * 3)
-    assert "cannot be recorded: operation not permitted" in engine.cuda_graphs[1]
-    assert len(runtime.sessions) == 2  # it is not tried again
+    assert "cannot be recorded: operation not permitted" in engine.cuda_graphs[2]
+    assert len(runtime.sessions) == 3  # it is not tried again
 
 
 def test_a_graph_that_replays_old_data_is_not_used(
@@ -268,9 +269,9 @@ def test_a_graph_that_replays_old_data_is_not_used(
             true(self, binding, options)
 
     monkeypatch.setattr(Session, "run_with_iobinding", stale)
-    made = image(1, SIDE)
+    made = image(2, SIDE)
     np.testing.assert_array_equal(engine.infer({"image": made})["scaled"], made * 3)
-    assert "the recorded graph is off by" in engine.cuda_graphs[1]
+    assert "the recorded graph is off by" in engine.cuda_graphs[2]
 
 
 def test_a_recorded_session_has_nothing_on_the_cpu(
@@ -372,6 +373,7 @@ def test_a_missing_cupy_is_named(
         open_engine(folder, engine="onnxruntime-cuda")
 
 
+@pytest.mark.usefixtures("tensorrt")
 def test_photos_of_any_size_go_to_engines_that_take_them(
     tmp_path: Path, runtime: Runtime, journal: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,9 +382,7 @@ def test_photos_of_any_size_go_to_engines_that_take_them(
 
     for name in ("face_finder", "face_landmarks"):
         write_toy_bundle(tmp_path / name, name=name, tolerances=TOLERANCES)
-    monkeypatch.setenv("REVISAGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("revisage.bundle._SHIPPED", tmp_path)
-    monkeypatch.setattr(onnxruntime_gpu, "_tensorrt_obstacle", lambda package: "")
     with FaceFinder(engine="onnxruntime-tensorrt") as finder:
         assert finder.engine("face_finder").name == "onnxruntime-cuda"
         assert finder.engine("face_landmarks").name == "onnxruntime-tensorrt"
@@ -430,6 +430,25 @@ def test_settings_of_the_tensorrt_provider(tmp_path: Path) -> None:
     assert settings["trt_profile_max_shapes"] == f"image:8x3x{SIDE}x{SIDE}"
     assert settings["trt_fp16_enable"] == settings["trt_bf16_enable"] == "0"
     assert settings["trt_engine_cache_path"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_what_runs_on_sizes_is_known(name: str) -> None:
+    """Nodes that vanish when a graph's sizes are fixed are those that a GPU leaves to the CPU."""
+    bundle = shipped_bundle(name)
+
+    def operators(sizes: dict[str, int]) -> Counter[str]:
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        for symbol, size in sizes.items():
+            options.add_free_dimension_override_by_name(symbol, size)
+        session = onnxruntime.InferenceSession(bundle.read_graph(), options)
+        parts = session.get_provider_graph_assignment_info()
+        return Counter(node.op_type for part in parts for node in part.get_nodes())
+
+    fixed = operators(dict.fromkeys("HW", bundle.manifest.working_size) | {"N": 1})
+    assert fixed
+    assert set(operators({}) - fixed) <= onnxruntime_gpu.ON_SIZES
 
 
 @pytest.fixture
