@@ -311,7 +311,7 @@ def test_every_command_is_registered(capsys: pytest.CaptureFixture[str]) -> None
     assert done.value.code == 0
     shown = capsys.readouterr().out
     for command in COMMANDS:
-        assert f"\n    {command} " in shown
+        assert f"\n    {command}" in shown
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0
