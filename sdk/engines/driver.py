@@ -20,7 +20,7 @@ class Gpu:
 
     name: str  # "NVIDIA GeForce RTX 4090"
     compute_capability: str  # "8.9"
-    driver: str  # the CUDA version that the driver serves: "13.0"
+    driver: str  # version: "580.65.06", or "CUDA 13.0" where only that can be learnt
 
 
 def find_gpu() -> Gpu:
@@ -35,7 +35,7 @@ def find_gpu() -> Gpu:
         raise DeviceError(
             "no NVIDIA driver (libcuda.so.1) is installed: install the driver for your GPU"
         ) from None
-    count, device, version = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
+    count, device = ctypes.c_int(0), ctypes.c_int(0)
     major, minor = ctypes.c_int(0), ctypes.c_int(0)
     name = ctypes.create_string_buffer(256)
     status = (
@@ -45,7 +45,6 @@ def find_gpu() -> Gpu:
         or driver.cuDeviceGetName(name, len(name), device)
         or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
         or driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
-        or driver.cuDriverGetVersion(ctypes.byref(version))
     )
     if status != 0 or count.value == 0:
         raise DeviceError(
@@ -54,8 +53,23 @@ def find_gpu() -> Gpu:
     return Gpu(
         name.value.decode(errors="replace"),
         f"{major.value}.{minor.value}",
-        f"{version.value // 1000}.{version.value % 1000 // 10}",
+        _driver_version(driver),
     )
+
+
+def _driver_version(driver: ctypes.CDLL) -> str:
+    text, version = ctypes.create_string_buffer(96), ctypes.c_int(0)
+    try:
+        management = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
+    except OSError:  # some containers leave it out
+        management = None
+    if management is not None and management.nvmlInit_v2() == 0:
+        status = management.nvmlSystemGetDriverVersion(text, len(text))
+        management.nvmlShutdown()
+        if status == 0:
+            return text.value.decode(errors="replace")
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def gpu_obstacle() -> str:

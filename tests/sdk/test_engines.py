@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from revisage.bundle import Bundle, shipped_bundle, shipped_names
 from revisage.engines import Engine, device_status, open_engine
+from revisage.engines.driver import Gpu, find_gpu
 from revisage.engines.onnxruntime import OnnxRuntimeEngine
 from revisage.engines.probe import check_probe, contrast, expect, probe_array, probe_inputs
 from revisage.errors import (
@@ -293,6 +294,46 @@ def test_a_driver_without_a_gpu_is_named(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("revisage.engines.driver.ctypes.CDLL", lambda _: driver)
     with pytest.raises(DeviceError, match=r"CUDA error 100.*nvidia-smi"):
         open_engine(folder, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("management", "version"), [(0, "580.65.06"), (9, "CUDA 13.0"), (None, "CUDA 13.0")]
+)
+def test_the_gpu_as_its_driver_describes_it(
+    management: int | None, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's two libraries without a GPU; `management`: the second one's answer."""
+
+    def give(value: Any) -> Callable[..., int]:
+        def call(target: Any, *_: Any) -> int:
+            getattr(target, "_obj", target).value = value
+            return 0
+
+        return call
+
+    cuda = SimpleNamespace(
+        cuInit=lambda _: 0,
+        cuDeviceGetCount=give(2),
+        cuDeviceGet=give(0),
+        cuDeviceGetName=give(b"NVIDIA GeForce RTX 4090"),
+        cuDeviceGetAttribute=lambda target, which, _: give({75: 8, 76: 9}[which])(target),
+        cuDriverGetVersion=give(13000),
+    )
+    nvml = SimpleNamespace(
+        nvmlInit_v2=lambda: management,
+        nvmlSystemGetDriverVersion=give(b"580.65.06"),
+        nvmlShutdown=lambda: 0,
+    )
+
+    def library(name: str) -> Any:
+        if "nvml" in name or "nvidia-ml" in name:
+            if management is None:
+                raise OSError("not found")
+            return nvml
+        return cuda
+
+    monkeypatch.setattr("revisage.engines.driver.ctypes.CDLL", library)
+    assert find_gpu() == Gpu("NVIDIA GeForce RTX 4090", "8.9", version)
 
 
 # --- the probe -----------------------------------------------------------------------------------
