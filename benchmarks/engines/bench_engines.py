@@ -16,7 +16,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,8 @@ from revisage.bundle import Bundle  # noqa: E402
 from revisage.engines import open_engine  # noqa: E402
 from revisage.engines.onnxruntime import usable_cores  # noqa: E402
 from revisage.engines.probe import probe_array  # noqa: E402
+from revisage.engines.profile import Profile  # noqa: E402
+from revisage.engines.tensorrt import build_engine  # noqa: E402
 from revisage.errors import RevisageError  # noqa: E402
 from revisage.export.compare import run_torch  # noqa: E402
 from revisage.manifest import ProbeInput  # noqa: E402
@@ -42,6 +44,8 @@ from revisage.manifest import ProbeInput  # noqa: E402
 BUNDLES = HERE.parents[1] / "build" / "bench-engines"
 EAGER, CHANNELS_LAST = "torch eager", "torch eager, channels last"
 ONNXRUNTIME = "onnxruntime-cpu"
+RTX, CARD = "tensorrt-rtx", "8.9"  # RTX 40
+BUILT_ONLY = "built, not run"
 KERNELS = ", our kernels"  # behind a precision: the operators of the graph are native
 
 
@@ -148,9 +152,11 @@ def engine_rows(bundle: Bundle) -> list[EngineRow]:
     """Every engine and precision that the manifest states; what runs here is opened."""
     rows = []
     for engine, precisions in bundle.manifest.tolerances.items():
+        if engine == RTX:
+            continue  # built below, at every precision that there is a graph for
         for precision, tolerance in precisions.items():
             measured = bundle.certificate.errors.get(engine, {}).get(precision)
-            seconds, note = None, "not run: not on this machine"
+            seconds, note = None, "not run here"
             if engine == ONNXRUNTIME:
                 start, note = time.perf_counter(), ""
                 try:
@@ -171,6 +177,33 @@ def engine_rows(bundle: Bundle) -> list[EngineRow]:
                 )
             )
     return rows
+
+
+def rtx_rows(bundle: Bundle) -> Iterator[EngineRow]:
+    """TensorRT for RTX builds for a card without having it; what it computes there stays open."""
+    for precision in bundle.manifest.graphs:
+        tolerance = bundle.manifest.tolerances.get(RTX, {}).get(precision)
+        note, seconds, megabytes = BUILT_ONLY, None, None
+        try:
+            built = build_engine(
+                bundle.read_graph(precision),
+                engine=RTX,
+                profile=Profile.of(bundle.manifest),
+                compute_capabilities=[CARD],
+            ).report
+            seconds, megabytes = round(built.seconds, 2), round(built.engine_bytes / 1e6, 3)
+        except RevisageError as error:
+            note = str(error)
+        yield EngineRow(
+            f"{RTX} {CARD}",
+            precision,
+            seconds is not None,
+            note,
+            seconds,
+            megabytes,
+            None,
+            tolerance.max_abs if tolerance else None,
+        )
 
 
 def contenders(row: Row, bundle: Bundle, folder: Path) -> dict[str, harness.Build]:
@@ -215,7 +248,7 @@ def bench(row: Row, folder: Path, *, rounds: int, reuse: bool, threads: int) -> 
         harness.machine(),
         {"rounds": rounds, "environment of every contender": harness.ENVIRONMENT},
         case,
-        engine_rows(bundle),
+        [*engine_rows(bundle), *rtx_rows(bundle)],
     )
 
 

@@ -41,12 +41,24 @@ class Row:
 
 
 ROWS = (
-    Row("wrinkle_segmenter"),
-    Row("wrinkle_filler"),
+    # faces
     Row("face_finder"),
     Row("face_landmarks"),
+    # wrinkles
+    Row("wrinkle_segmenter"),
+    Row("wrinkle_filler"),
     Row("unetpp", "unetpp:UNetPlusPlus", imported=True),
+    # unmask
+    Row("unmask", "masked_cyclegan:UnmaskGenerator.compact"),
+    Row("unmask_paper", "masked_cyclegan:UnmaskGenerator.paper"),
+    # inpaint
+    Row("inpaint_free_form", "lama:LamaGenerator", {"ngf": 20, "n_blocks": 6}),
+    Row("skip_inpainting", "skip_inpainting:SkipInpainting.compact"),
+    Row("skip_inpainting_paper", "skip_inpainting:SkipInpainting.paper"),
     Row("lama", "lama:LamaGenerator", {"n_blocks": 18}, imported=True),
+    # restore
+    Row("gfrnet", "gfrnet:GFRNet.compact"),
+    Row("gfrnet_paper", "gfrnet:GFRNet.paper"),
 )
 
 

@@ -36,7 +36,7 @@ FASTER_THAN_FP32 = 1.5
 SIZES = ("compact", "live", "paper")
 COLUMNS = (
     *("operation", "network", "size", "px", "weights", "engine", "precision", "builds"),
-    *("error", "tolerance", "times as fast as torch eager", "MB"),
+    *("error", "tolerance", "times as fast as torch eager", "MB", "s to build"),
 )
 
 
@@ -92,15 +92,16 @@ def rows(report: NetworkReport) -> Iterator[str]:
             cells = [
                 row.engine,
                 contender,
-                "yes" if row.builds else row.note,
+                row.note or "yes",
                 "" if row.max_abs is None else number(row.max_abs),
                 "" if row.tolerance is None else number(row.tolerance),
                 "" if gain is None else spread_text(gain),
                 "" if row.megabytes is None else number(row.megabytes),
+                number(row.seconds) if row.seconds and "built" in row.note else "",
             ]
             yield f"| {' | '.join(map(str, (*about, *cells)))} |"
     gain = spread_text(report.case.ratios[CHANNELS_LAST])
-    yield f"| {' | '.join(map(str, about))} | torch | fp32, channels last | | | | {gain} | |"
+    yield f"| {' | '.join(map(str, about))} | torch | fp32, channels last | | | | {gain} | | |"
 
 
 def section(reports: Sequence[NetworkReport]) -> str:
