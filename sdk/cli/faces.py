@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from revisage.manifest import ENGINES
+
 if TYPE_CHECKING:
     from revisage.faces import Face
 
@@ -26,6 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "yaw, pitch and roll",
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument(
+        "--engine", metavar="NAME", help=f"engine of the networks: {', '.join(ENGINES)}"
+    )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: all")
     parser.add_argument(
         "--smallest",
@@ -42,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from revisage.photo import read_photo
 
     photos: list[dict[str, Any]] = []
-    with FaceFinder(args.device, args.threads, smallest_face=args.smallest) as finder:
+    with FaceFinder(
+        args.device, args.threads, engine=args.engine, smallest_face=args.smallest
+    ) as finder:
         for path in args.photos:
             pixels = read_photo(path).pixels
             faces = finder.find(pixels)

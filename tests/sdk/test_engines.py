@@ -122,10 +122,13 @@ def test_many_threads_share_one_engine(engine: Engine, rng: np.random.Generator)
 def test_engines_of_several_networks_run_side_by_side(rng: np.random.Generator) -> None:
     """Sessions in threads: two engines of each network, two threads each, the bits of one alone."""
     work = []
-    for name in ("face_finder", "face_landmarks", "wrinkle_segmenter"):
+    for name in ("face_finder", "face_landmarks", "wrinkle_segmenter", "wrinkle_filler"):
         side = 128 if name == "face_landmarks" else 96
-        inputs = {"image": rng.random((2, 3, side, side), dtype=np.float32)}
         with open_engine(shipped_bundle(name), "cpu", threads=1) as alone:
+            inputs = {
+                spec.name: rng.random((2, spec.shape[1], side, side), dtype=np.float32)
+                for spec in alone.manifest.inputs
+            }
             wanted = alone.infer(inputs)
         engines = [open_engine(shipped_bundle(name), "cpu", threads=n) for n in (1, 2)]
         work += [(engine, inputs, wanted) for engine in engines for _ in range(2)]
@@ -195,6 +198,25 @@ def test_a_device_without_a_tolerance_is_refused(tmp_path: Path) -> None:
     tolerances = {"tensorrt": {"fp32": Tolerance(1e-3, 1e-4)}}
     with pytest.raises(BundleError, match=r"no tolerance for onnxruntime-cpu.*tensorrt fp32"):
         open_engine(write_toy_bundle(tmp_path / "toy", tolerances=tolerances), "cpu")
+
+
+def test_a_precision_is_a_graph_with_a_tolerance_of_its_own(tmp_path: Path, image: Any) -> None:
+    made = {"graphs": {"int8": scaling_model(3.04).SerializeToString()}}
+    tolerances = {"onnxruntime-cpu": {"fp32": Tolerance(1e-5, 1e-6), "int8": Tolerance(0.05, 0.02)}}
+    folder = write_toy_bundle(tmp_path / "toy", **made, tolerances=tolerances)
+    with open_engine(folder, "cpu", precision="int8") as engine:
+        assert engine.precision == "int8"
+        np.testing.assert_array_equal(
+            engine.infer({"image": image})["scaled"], image * np.float32(3.04)
+        )
+    with open_engine(folder, "cpu") as engine:
+        np.testing.assert_array_equal(engine.infer({"image": image})["scaled"], image * 3)
+    with pytest.raises(BundleError, match="no graph at fp16; it has: fp32, int8"):
+        open_engine(folder, "cpu", precision="fp16")
+    tolerances["onnxruntime-cpu"]["int8"] = Tolerance(0.01, 0.01)
+    folder = write_toy_bundle(tmp_path / "strict", **made, tolerances=tolerances)
+    with pytest.raises(EngineError, match="probe's output 'scaled' is off"):
+        open_engine(folder, "cpu", precision="int8")
 
 
 def test_a_graph_with_other_tensors_is_refused(tmp_path: Path) -> None:

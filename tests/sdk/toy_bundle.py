@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,19 @@ def write_toy_bundle(
     model: bytes | None = None,
     *,
     certified_factor: float = FACTOR,
+    graphs: Mapping[str, bytes] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a bundle; `model` replaces the graph, `changes` fields of the manifest."""
+    """Write a bundle; `model` replaces the graph, `changes` fields of the manifest.
+
+    Args:
+        graphs: precision -> graph, besides that at fp32.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = scaling_model().SerializeToString() if model is None else model
-    manifest = dataclasses.replace(MANIFEST, **changes)
+    others = {f"model.{precision}.onnx": graph for precision, graph in (graphs or {}).items()}
+    files = {"fp32": "model.onnx"} | {name.split(".")[1]: name for name in others}
+    manifest = dataclasses.replace(MANIFEST, graphs=files, **changes)
     certificate = Certificate(
         model_digest=sha256(content),
         reference="none",
@@ -97,7 +105,10 @@ def write_toy_bundle(
     ).to_json()
     (folder / "model.onnx").write_bytes(content)
     (folder / "certificate.json").write_text(certificate)
+    for name, graph in others.items():
+        (folder / name).write_bytes(graph)
     digests = {"model.onnx": sha256(content), "certificate.json": sha256(certificate.encode())}
+    digests |= {name: sha256(graph) for name, graph in others.items()}
     manifest = dataclasses.replace(manifest, digests=digests)
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
