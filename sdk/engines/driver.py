@@ -20,7 +20,8 @@ class Gpu:
 
     name: str  # "NVIDIA GeForce RTX 4090"
     compute_capability: str  # "8.9"
-    driver: str  # version: "580.65.06", or "CUDA 13.0" where only that can be learnt
+    cuda: str  # version of CUDA that the driver serves: "13.0"
+    driver: str  # its own version: "580.65.06"; "CUDA 13.0" where only that can be learnt
 
 
 def find_gpu() -> Gpu:
@@ -35,7 +36,7 @@ def find_gpu() -> Gpu:
         raise DeviceError(
             "no NVIDIA driver (libcuda.so.1) is installed: install the driver for your GPU"
         ) from None
-    count, device = ctypes.c_int(0), ctypes.c_int(0)
+    count, device, version = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
     major, minor = ctypes.c_int(0), ctypes.c_int(0)
     name = ctypes.create_string_buffer(256)
     status = (
@@ -45,31 +46,33 @@ def find_gpu() -> Gpu:
         or driver.cuDeviceGetName(name, len(name), device)
         or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
         or driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+        or driver.cuDriverGetVersion(ctypes.byref(version))
     )
     if status != 0 or count.value == 0:
         raise DeviceError(
             f"the NVIDIA driver finds no usable GPU (CUDA error {status}): check nvidia-smi"
         )
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
     return Gpu(
-        name.value.decode(errors="replace"),
-        f"{major.value}.{minor.value}",
-        _driver_version(driver),
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{major.value}.{minor.value}",
+        cuda=cuda,
+        driver=_driver_version() or f"CUDA {cuda}",
     )
 
 
-def _driver_version(driver: ctypes.CDLL) -> str:
-    text, version = ctypes.create_string_buffer(96), ctypes.c_int(0)
+def _driver_version() -> str:
+    """What the management library says; "" in containers that leave it out."""
     try:
         management = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
-    except OSError:  # some containers leave it out
-        management = None
-    if management is not None and management.nvmlInit_v2() == 0:
-        status = management.nvmlSystemGetDriverVersion(text, len(text))
-        management.nvmlShutdown()
-        if status == 0:
-            return text.value.decode(errors="replace")
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    except OSError:
+        return ""
+    if management.nvmlInit_v2() != 0:
+        return ""
+    text = ctypes.create_string_buffer(96)
+    status = management.nvmlSystemGetDriverVersion(text, len(text))
+    management.nvmlShutdown()
+    return text.value.decode(errors="replace") if status == 0 else ""
 
 
 def gpu_obstacle() -> str:

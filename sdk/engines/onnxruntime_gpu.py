@@ -89,7 +89,7 @@ def provider_obstacle(provider: str) -> str:
             f"the installed ONNX Runtime {onnxruntime.__version__} has no {PROVIDERS[provider]}: "
             "pip uninstall onnxruntime, then pip install 'revisage[gpu]'"
         )
-    needs, serves = str(getattr(onnxruntime, "cuda_version", "") or ""), find_gpu().driver
+    needs, serves = str(getattr(onnxruntime, "cuda_version", "") or ""), find_gpu().cuda
     if needs and int(needs.partition(".")[0]) > int(serves.partition(".")[0]):
         return (
             f"the NVIDIA driver serves CUDA {serves}, ONNX Runtime {onnxruntime.__version__} needs "

@@ -86,7 +86,7 @@ def device_status() -> tuple[DeviceStatus, ...]:
         what = kind.library
         if kind.device == "cuda" and not obstacle:
             gpu = find_gpu()
-            what += f" on {gpu.name} ({gpu.compute_capability}), driver for CUDA {gpu.driver}"
+            what += f" on {gpu.name} ({gpu.compute_capability}), driver for CUDA {gpu.cuda}"
         found.append(DeviceStatus(kind.device, name, not obstacle, obstacle or what))
     return tuple(found)
 

@@ -355,7 +355,7 @@ def test_the_gpu_as_its_driver_describes_it(
         return cuda
 
     monkeypatch.setattr("revisage.engines.driver.ctypes.CDLL", library)
-    assert find_gpu() == Gpu("NVIDIA GeForce RTX 4090", "8.9", version)
+    assert find_gpu() == Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0", version)
 
 
 # --- the probe -----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tests.sdk.cupy_stand_in import Array
 from tests.sdk.toy_bundle import FACTOR, MANIFEST, write_toy_bundle
 
 SIDE = MANIFEST.working_size
-GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
+GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0", "580.65.06")
 TOLERANCES = {
     engine: {"fp32": Tolerance(1e-4, 1e-5)}
     for engine in ("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-cpu")
@@ -346,7 +346,7 @@ def test_a_usable_engine_names_the_gpu(runtime: Runtime, journal: list[str]) -> 
 def test_a_driver_that_is_too_old_is_named(
     folder: Path, runtime: Runtime, journal: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = Gpu("NVIDIA GeForce RTX 3090", "8.6", "12.4")
+    old = Gpu("NVIDIA GeForce RTX 3090", "8.6", "12.4", "550.54.14")
     monkeypatch.setattr("revisage.engines.onnxruntime_gpu.find_gpu", lambda: old)
     with pytest.raises(DeviceError, match=r"serves CUDA 12\.4, .* needs CUDA 13\.0: update"):
         open_engine(folder, "cuda", engine="onnxruntime-cuda")
@@ -457,7 +457,7 @@ def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVISAGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(onnxruntime_gpu, "_tensorrt_obstacle", lambda package: "")
     monkeypatch.setattr(onnxruntime_gpu, "_tensorrt_versions", lambda: "1.31 101302")
-    monkeypatch.setattr(onnxruntime_gpu, "find_gpu", lambda: Gpu("a card", "8.9", "13.0"))
+    monkeypatch.setattr(onnxruntime_gpu, "find_gpu", lambda: GPU)
 
 
 @pytest.mark.usefixtures("tensorrt")
@@ -500,7 +500,7 @@ def test_what_tensorrt_built_comes_back_out_of_the_cache(
     assert len(entries) == sessions  # one of any shape, and one for each recorded batch
     for entry in entries:
         assert entry.key is not None
-        assert (entry.key.engine, entry.key.driver) == ("onnxruntime-tensorrt", "13.0")
+        assert (entry.key.engine, entry.key.driver) == ("onnxruntime-tensorrt", "580.65.06")
         assert entry.about == {"model": "toy"}
 
 

@@ -27,7 +27,7 @@ from tests.sdk import cupy_stand_in, tensorrt_stand_in
 from tests.sdk.toy_bundle import FACTOR, write_toy_bundle
 
 TOLERANCES = {name: {"fp32": Tolerance(1e-4, 1e-5)} for name in tensorrt.ENGINES}
-CARD = Gpu("Test RTX 4090", "8.9", "13.0")
+CARD = Gpu("Test RTX 4090", "8.9", "13.0", "580.65.06")
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ Break = Callable[[pytest.MonkeyPatch], None]
         (
             "tensorrt-rtx",
             lambda patch: patch.setattr(
-                tensorrt, "find_gpu", lambda: Gpu("Test H100", "9.0", "13.0")
+                tensorrt, "find_gpu", lambda: Gpu("Test H100", "9.0", "13.0", "580.65.06")
             ),
             r"capability 8\.6, 8\.9, 12\.0, and the Test H100 has 9\.0: take the engine 'tensorrt'",
         ),
@@ -334,6 +334,13 @@ def test_it_is_opened_by_name(
     with open_engine(bundle, engine=name) as engine:
         assert (engine.name, engine.device, engine.operators) == (name, "cuda", {})
         assert "was asked for" in engine.reason
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", tensorrt.ENGINES)
@@ -368,13 +375,11 @@ def test_another_engine_serves_until_it_is_built_and_found_ever_after(
     )
     image = picture(rng, 2)
     assert serving.now.name == "onnxruntime-cpu"
+    wait_until(lambda: "timing" in serving.waiting)
     assert serving.waiting == f"toy on {name} is being built (timing kernels, 1 of 2)"
     before = serving.now.infer({"image": image})["scaled"]
     go_on.set()
-    end = time.monotonic() + 30
-    while serving.now.name != name:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: serving.now.name == name)
     np.testing.assert_array_equal(serving.now.infer({"image": image})["scaled"], before)
     for engine in serving.close():
         engine.deactivate()
