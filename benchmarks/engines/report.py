@@ -23,6 +23,7 @@ from bench_engines import (  # noqa: E402
     NetworkReport,
 )
 from harness import Requirement, Spread, require  # noqa: E402
+from networks import ROWS  # noqa: E402
 from tables import (  # noqa: E402
     machine_text,
     number,
@@ -100,8 +101,9 @@ def rows(report: NetworkReport) -> Iterator[str]:
                 number(row.seconds) if row.seconds and "built" in row.note else "",
             ]
             yield f"| {' | '.join(map(str, (*about, *cells)))} |"
-    gain = spread_text(report.case.ratios[CHANNELS_LAST])
-    yield f"| {' | '.join(map(str, about))} | torch | fp32, channels last | | | | {gain} | | |"
+    if CHANNELS_LAST in report.case.ratios:
+        gain = spread_text(report.case.ratios[CHANNELS_LAST])
+        yield f"| {' | '.join(map(str, about))} | torch | fp32, channels last | | | | {gain} | | |"
 
 
 def section(reports: Sequence[NetworkReport]) -> str:
@@ -117,6 +119,9 @@ def section(reports: Sequence[NetworkReport]) -> str:
         "|" + " --- |" * len(COLUMNS),
         *(line for report in reports for line in rows(report)),
     ]
+    missing = [row.name for row in ROWS if row.name not in {report.name for report in reports}]
+    if missing:
+        lines += ["", f"Not measured: {', '.join(missing)}."]
     if busy:
         lines += ["", f"Others were busy on the machine during: {', '.join(busy)}."]
     return "\n".join([*lines, ""])
