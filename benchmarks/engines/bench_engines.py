@@ -70,9 +70,10 @@ class NetworkReport:
     name: str
     operation: str
     size: str
-    working_size: int
+    side: int  # of the pictures that were timed
     weights: str  # "trained" or "random"
     convolutional: bool
+    no_int8: str  # why the bundle has no int8 graph; "" where it has one
     machine: Mapping[str, str | int]
     settings: Mapping[str, Any]
     case: Case  # first torch eager, then ONNX Runtime on the CPU at its precisions
@@ -95,9 +96,8 @@ class NetworkReport:
         return cls(**raw, case=Case(**case), engines=engines)
 
 
-def inputs_of(bundle: Bundle) -> dict[str, np.ndarray]:
-    """One picture, or what a network takes in its place, at the working size."""
-    side = bundle.manifest.working_size
+def inputs_of(bundle: Bundle, side: int) -> dict[str, np.ndarray]:
+    """One picture of this side, or what a network takes in its place."""
     sizes = {"N": 1, "H": side, "W": side}
     kinds = {"RGB": "picture", "GRAY": "picture", "mask": "mask"}
     made = {}
@@ -222,15 +222,16 @@ def contenders(row: Row, bundle: Bundle, folder: Path) -> dict[str, harness.Buil
 
 def bench(row: Row, folder: Path, *, rounds: int, reuse: bool, threads: int) -> NetworkReport:
     """Export, open and time one network."""
-    bundle = bundle_of(row, folder, reuse=reuse)
+    bundle, no_int8 = bundle_of(row, folder, reuse=reuse)
     manifest = bundle.manifest
-    inputs = inputs_of(bundle)
+    side = row.side or manifest.working_size
+    inputs = inputs_of(bundle, side)
     truth = joined(run_torch(network_of(row, folder), inputs, manifest.inputs, manifest.outputs))
     builds = contenders(row, bundle, folder)
     farm = Farm(builds, rounds=rounds, seconds=0.4)
     try:
         case = farm.measure(
-            f"{row.name} {manifest.working_size}",
+            f"{row.name} {side}",
             inputs,
             threads=threads,
             bytes_moved=0,
@@ -243,9 +244,10 @@ def bench(row: Row, folder: Path, *, rounds: int, reuse: bool, threads: int) -> 
         row.name,
         manifest.operation,
         manifest.size,
-        manifest.working_size,
+        side,
         weights_of(row, folder)[1],
         row.convolutional,
+        no_int8,
         harness.machine(),
         {"rounds": rounds, "environment of every contender": harness.ENVIRONMENT},
         case,

@@ -70,7 +70,9 @@ def int8_requirement(report: NetworkReport) -> Requirement:
     rows = [r for r in report.engines if (r.engine, r.precision) == (ONNXRUNTIME, "int8")]
     if not rows:
         nothing = Spread(0.0, 0.0, 0.0)
-        return Requirement(statement, FASTER_THAN_FP32, False, nothing, False, "no int8 graph")
+        return Requirement(
+            statement, FASTER_THAN_FP32, False, nothing, False, f"no int8 graph: {report.no_int8}"
+        )
     (row,) = rows
     int8 = report.case.ratios[default_contender(report, "int8")]
     fp32 = report.case.ratios[default_contender(report, "fp32")]
@@ -83,7 +85,7 @@ def int8_requirement(report: NetworkReport) -> Requirement:
 
 def rows(report: NetworkReport) -> Iterator[str]:
     """One line per engine and precision; two where the graph runs with and without our kernels."""
-    about = (report.operation, report.name, report.size, report.working_size, report.weights)
+    about = (report.operation, report.name, report.size, report.side, report.weights)
     for row in report.engines:
         timed = [row.precision]
         if row.engine == ONNXRUNTIME:
