@@ -19,6 +19,7 @@ from onnx import shape_inference
 
 from revisage.errors import EngineError, OptionError
 from revisage.export.portable_functions import DOMAIN, attach_functions
+from revisage.export.thin_convolutions import compute_on_cells
 from revisage.export.torch_export import OPSET, exported_model
 from revisage.manifest import TensorSpec
 
@@ -157,6 +158,7 @@ def onnx_from_torch(
     )
     del model.opset_import[:]
     model.opset_import.add(domain="", version=OPSET)
+    compute_on_cells(model)
     attach_functions(model)
     _strip_origin(model)
     _state_shapes(model.graph.input, inputs)
