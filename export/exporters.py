@@ -34,6 +34,7 @@ EXPORTERS = {
     "unetpp": "revisage.export.wrinkles:unetpp",
     "unmask": "revisage.export.unmask:unmask",
     "unmask_paper": "revisage.export.unmask:unmask_paper",
+    "inpainting": "revisage.export.inpaint:inpainting",
     "inpaint_free_form": "revisage.export.inpaint:inpaint_free_form",
     "inpaint_free_form_paper": "revisage.export.inpaint:inpaint_free_form_paper",
     "skip_inpainting": "revisage.export.inpaint:skip_inpainting",

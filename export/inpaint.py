@@ -29,12 +29,14 @@ from revisage.export.weights import file_digest, imported_arguments, load_weight
 from revisage.manifest import RecipeOrigin
 from revisage.training.models import dmfn as dmfn_network
 from revisage.training.models import lama as lama_network
+from revisage.training.models.coarse_to_fine import CoarseToFine
 from revisage.training.models.skip_inpainting import SkipInpainting
 
 __all__ = [
     "dmfn",
     "inpaint_free_form",
     "inpaint_free_form_paper",
+    "inpainting",
     "lama",
     "skip_inpainting",
     "skip_inpainting_paper",
@@ -67,6 +69,21 @@ class _DmfnFilled(nn.Module):
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         predicted, _ = dmfn_network.composite(self.generator, 2 * image - 1, mask)
         return (predicted + 1) / 2
+
+
+def inpainting(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    """Export the coarse-to-fine network, what recipe `inpaint_fine` leaves."""
+    network = CoarseToFine()
+    load_weights(network, weights)
+    fields = _fields(
+        "inpainting",
+        "compact",
+        "Fills any hole in a face, first at a quarter of the size, then at full size.",
+        network.multiple_of,
+        weights,
+    )
+    fields["recipe"] = recipe_origin("inpaint_fine")
+    return export_bundle(network, fields, _pictures_with_holes("compact"), folder, force=force)
 
 
 def skip_inpainting(weights: Path, folder: Path, *, force: bool = False) -> Bundle:

@@ -38,6 +38,7 @@ from revisage.export.reference_set import (
 from revisage.kernels import flow_warp
 from revisage.training.importers import read_network, save_imported
 from revisage.training.models import dmfn, lama
+from revisage.training.models.coarse_to_fine import CoarseToFine
 from revisage.training.models.gfrnet import GFRNet
 from revisage.training.models.gfrnet_warpnet import PyramidWarpNet, WarpNet, warp
 from revisage.training.models.masked_cyclegan import UnmaskGenerator
@@ -97,6 +98,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Run, tuple[tuple[int, int], ...]
         ((20, 28),),
     ),
     "dmfn": (lambda: dmfn.DMFNGenerator(nf=4, n_res=1), filled_by_dmfn, ((20, 36),)),
+    "inpainting": (
+        lambda: CoarseToFine(ngf=4, stem=8, width=8, blocks=1),
+        filled,
+        ((64, 192), (192, 128)),
+    ),
     "skip_inpainting": (
         lambda: SkipInpainting(ngf=4, levels=6, mask_input=True),
         filled,
@@ -113,7 +119,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Run, tuple[tuple[int, int], ...]
     "gfrnet_pyramid_warpnet": (lambda: PyramidWarpNet(ngf=4), warped_by_pyramid, ((64, 192),)),
 }
 # Exporting takes seconds, so one exporter of each network goes all the way.
-WHOLE = ("unmask", "inpaint_free_form", "skip_inpainting", "gfrnet", "gfrnet_paper")
+WHOLE = (
+    "unmask",
+    "inpainting",
+    "inpaint_free_form",
+    "skip_inpainting",
+    "gfrnet",
+    "gfrnet_paper",
+)
 IMPORTED = {"lama", "dmfn", "gfrnet_warpnet", "gfrnet_pyramid_warpnet"}
 
 
@@ -142,6 +155,7 @@ def narrowed(name: str) -> Iterator[pytest.MonkeyPatch]:
         for network in (UnmaskGenerator, SkipInpainting, GFRNet):
             patch.setattr(network, "compact", lambda: seeded(name))
             patch.setattr(network, "paper", lambda: seeded(name))
+        patch.setattr(inpaint, "CoarseToFine", lambda: seeded(name))
         patch.setattr(inpaint, "FREE_FORM", {"ngf": 4, "n_blocks": 1})
         patch.setattr(inpaint, "FREE_FORM_PAPER", {"ngf": 2, "n_blocks": 1})
         for module in (inpaint, restore, unmask):
@@ -221,7 +235,7 @@ def test_the_graph_is_portable(exported: Bundle) -> None:
     if operation == "restore":
         assert ours == {"FlowWarp"}
     else:
-        fourier = exported.manifest.name == "inpaint_free_form"
+        fourier = exported.manifest.name in {"inpainting", "inpaint_free_form"}
         assert ours == ({"FftConv"} if fourier else set())
 
 

@@ -130,12 +130,20 @@ def _cases(
     return found
 
 
+def _gains(cases: Sequence[Case], over: str) -> str:
+    """Mean gain and its interval; the holes of one face are not independent of each other."""
+    faces: dict[str, list[float]] = {}
+    for case in cases:
+        faces.setdefault(case.face.id, []).append(case.gain(over))
+    return interval([np.mean(gains) for gains in faces.values()])
+
+
 def _table(kind: str, cases: Sequence[Case], faces: int) -> Table:
     rows = [
         [
             name,
             f"{np.mean([case.psnr[name] for case in cases]):.2f}",
-            "" if name == OURS else interval([case.gain(name) for case in cases]),
+            "" if name == OURS else _gains(cases, name),
         ]
         for name in (OURS, MEAN, *OPENCV, BEST)
     ]
@@ -143,22 +151,31 @@ def _table(kind: str, cases: Sequence[Case], faces: int) -> Table:
         f"Holes: {kind}, {HOLES[kind][0]} px",
         ("way of filling", "PSNR in the hole, dB", "gain of the network, dB"),
         rows,
-        f"{len(cases)} holes in {faces} faces: means, and 95 % intervals of a bootstrap.",
+        f"{len(cases)} holes in {faces} faces: means, and 95 % intervals of a bootstrap of faces.",
     )
+
+
+def _size(kind: str) -> int:
+    return HOLES[kind][0]
 
 
 def _groups(results: Mapping[str, Sequence[Case]]) -> Table:
     groups: dict[str, dict[str, list[Case]]] = {}
+    # Of the largest picture that was filled: one face, one tone.
+    faces = {
+        case.face.id: case.face for kind in sorted(results, key=_size) for case in results[kind]
+    }
+    tones = {name: skin_tone(face) for name, face in faces.items()}
     for kind, cases in results.items():
         for case in cases:
-            for name in (f"skin: {skin_tone(case.face)}", f"age: {age_group(case.face)}"):
+            for name in (f"skin: {tones[case.face.id]}", f"age: {age_group(case.face)}"):
                 groups.setdefault(name, {}).setdefault(kind, []).append(case)
     rows = []
     for name in sorted(groups):
         row = [name, str(max(len({c.face.id for c in cases}) for cases in groups[name].values()))]
         for kind in results:
             cases = groups[name].get(kind, [])
-            row.append(interval([case.gain(BEST) for case in cases]) if cases else "")
+            row.append(_gains(cases, BEST) if cases else "")
         rows.append(row)
     return Table(
         f"Gain over {BEST} by group, dB",
