@@ -2,11 +2,11 @@
 
     python benchmarks/engines/bench_engines.py [NAME...] [--quick] [--reuse]
 
-Exports the network (into `build/bench-engines/`), opens each engine that its manifest states, and
-times those of the CPU in turns with torch eager, one picture at the working size on all cores. The
-parity of an engine is what its certificate states: the error against float32 torch over the
-reference pictures. The allocator's settings (`harness.ENVIRONMENT`) favour torch, which makes its
-outputs afresh.
+Takes the bundle that ships, or exports one (into `build/bench-engines/`), opens each engine that
+its manifest states, and times those of the CPU in turns with torch eager, on all cores. The parity
+of an engine is what the certificate states: the error against float32 torch over the reference
+pictures. The allocator's settings (`harness.ENVIRONMENT`) favour torch, which makes its outputs
+afresh.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BUNDLES = HERE.parents[1] / "build" / "bench-engines"
 EAGER, CHANNELS_LAST = "torch eager", "torch eager, channels last"
 ONNXRUNTIME = "onnxruntime-cpu"
 RTX, CARD = "tensorrt-rtx", "8.9"  # RTX 40
-BUILT_ONLY = "built, not run"
+BUILT_ONLY, NOT_RUN = "built, not run", "not run here"
 KERNELS = ", our kernels"  # behind a precision: the operators of the graph are native
 
 
@@ -73,7 +73,6 @@ class NetworkReport:
     side: int  # of the pictures that were timed
     weights: str  # "trained" or "random"
     convolutional: bool
-    no_int8: str  # why the bundle has no int8 graph; "" where it has one
     machine: Mapping[str, str | int]
     settings: Mapping[str, Any]
     case: Case  # first torch eager, then ONNX Runtime on the CPU at its precisions
@@ -126,7 +125,7 @@ def torch_eager(
     row: Row, folder: Path, channels_last: bool, inputs: Inputs, threads: int
 ) -> Mapping[str, Work]:
     torch.set_num_threads(threads)
-    manifest = Bundle.open(folder / row.name).manifest
+    manifest = bundle_of(row, folder, reuse=True).manifest
     network = network_of(row, folder)
     tensors = [torch.from_numpy(inputs[spec.name]) for spec in manifest.inputs]
     if channels_last:
@@ -156,7 +155,7 @@ def engine_rows(bundle: Bundle) -> list[EngineRow]:
             continue  # built below, at every precision that there is a graph for
         for precision, tolerance in precisions.items():
             measured = bundle.certificate.errors.get(engine, {}).get(precision)
-            seconds, note = None, "not run here"
+            seconds, note = None, NOT_RUN
             if engine == ONNXRUNTIME:
                 start, note = time.perf_counter(), ""
                 try:
@@ -181,8 +180,9 @@ def engine_rows(bundle: Bundle) -> list[EngineRow]:
 
 def rtx_rows(bundle: Bundle) -> Iterator[EngineRow]:
     """TensorRT for RTX builds for a card without having it; what it computes there stays open."""
-    for precision in bundle.manifest.graphs:
-        tolerance = bundle.manifest.tolerances.get(RTX, {}).get(precision)
+    stated = bundle.manifest.tolerances.get(RTX, {})
+    for precision in stated or ["fp32"]:
+        tolerance = stated.get(precision)
         note, seconds, megabytes = BUILT_ONLY, None, None
         try:
             built = build_engine(
@@ -193,7 +193,7 @@ def rtx_rows(bundle: Bundle) -> Iterator[EngineRow]:
             ).report
             seconds, megabytes = round(built.seconds, 2), round(built.engine_bytes / 1e6, 3)
         except RevisageError as error:
-            note = str(error)
+            note = " ".join(str(error).split())
         yield EngineRow(
             f"{RTX} {CARD}",
             precision,
@@ -222,7 +222,7 @@ def contenders(row: Row, bundle: Bundle, folder: Path) -> dict[str, harness.Buil
 
 def bench(row: Row, folder: Path, *, rounds: int, reuse: bool, threads: int) -> NetworkReport:
     """Export, open and time one network."""
-    bundle, no_int8 = bundle_of(row, folder, reuse=reuse)
+    bundle = bundle_of(row, folder, reuse=reuse)
     manifest = bundle.manifest
     side = row.side or manifest.working_size
     inputs = inputs_of(bundle, side)
@@ -247,7 +247,6 @@ def bench(row: Row, folder: Path, *, rounds: int, reuse: bool, threads: int) -> 
         side,
         weights_of(row, folder)[1],
         row.convolutional,
-        no_int8,
         harness.machine(),
         {"rounds": rounds, "environment of every contender": harness.ENVIRONMENT},
         case,

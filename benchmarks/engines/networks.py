@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from revisage.bundle import Bundle
+from revisage.bundle import Bundle, shipped_bundle, shipped_names
 from revisage.errors import BundleError
 from revisage.export.exporters import export_named
 from revisage.training.importers import read_network, save_imported
@@ -54,6 +54,7 @@ ROWS = (
     Row("unmask", "masked_cyclegan:UnmaskGenerator.compact"),
     Row("unmask_paper", "masked_cyclegan:UnmaskGenerator.paper"),
     # inpaint
+    Row("inpainting"),
     Row("inpaint_free_form", "lama:LamaGenerator", {"ngf": 20, "n_blocks": 6}),
     Row("skip_inpainting", "skip_inpainting:SkipInpainting.compact"),
     Row("skip_inpainting_paper", "skip_inpainting:SkipInpainting.paper"),
@@ -84,21 +85,16 @@ def weights_of(row: Row, folder: Path) -> tuple[Path, str]:
     return file, "random"
 
 
-def bundle_of(row: Row, folder: Path, *, reuse: bool) -> tuple[Bundle, str]:
-    """The exported bundle of a row in `folder`; an earlier one with `reuse`.
-
-    Returns:
-        The bundle, and why it has no int8 graph ("" where it has one).
-    """
+def bundle_of(row: Row, folder: Path, *, reuse: bool) -> Bundle:
+    """The bundle that ships, else one exported to `folder`; with `reuse` an earlier one."""
+    if row.name in shipped_names():
+        return shipped_bundle(row.name)
     folder.mkdir(parents=True, exist_ok=True)
-    bundle: Bundle | None = None
     if reuse:
         with suppress(BundleError):
-            bundle = Bundle.open(folder / row.name)
-    if bundle is None:
-        weights, _ = weights_of(row, folder)
-        bundle = export_named(row.name, folder, weights=weights, force=True)
-    return bundle, "" if "int8" in bundle.manifest.graphs else "exported at fp32 alone"
+            return Bundle.open(folder / row.name)
+    weights, _ = weights_of(row, folder)
+    return export_named(row.name, folder, weights=weights, force=True)
 
 
 class _FoundError(Exception):
