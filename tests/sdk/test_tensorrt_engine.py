@@ -376,6 +376,10 @@ def test_another_engine_serves_until_it_is_built_and_found_ever_after(
     image = picture(rng, 2)
     assert serving.now.name == "onnxruntime-cpu"
     wait_until(lambda: "timing" in serving.waiting)
+    end = time.monotonic() + 30
+    while "waiting for its turn" in serving.waiting:
+        assert time.monotonic() < end
+        time.sleep(0.01)
     assert serving.waiting == f"toy on {name} is being built (timing kernels, 1 of 2)"
     before = serving.now.infer({"image": image})["scaled"]
     go_on.set()
