@@ -45,6 +45,10 @@ EXPORTERS = {
     "gfrnet_paper": "revisage.export.restore:gfrnet_paper",
     "gfrnet_warpnet": "revisage.export.restore:gfrnet_warpnet",
     "gfrnet_pyramid_warpnet": "revisage.export.restore:gfrnet_pyramid_warpnet",
+    "style_retoucher": "revisage.export.blemishes:style_retoucher",
+    "style_retoucher_paper": "revisage.export.blemishes:style_retoucher_paper",
+    "stylegan2": "revisage.export.blemishes:stylegan2",
+    "live": "revisage.export.live:live",
 }
 
 

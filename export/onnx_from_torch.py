@@ -10,7 +10,8 @@ of every node, with its path, and that is removed.
 
 from __future__ import annotations
 
-import copy
+import ast
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -19,6 +20,7 @@ from onnx import shape_inference
 
 from revisage.errors import EngineError, OptionError
 from revisage.export.portable_functions import DOMAIN, attach_functions
+from revisage.export.portable_layers import portable_form
 from revisage.export.thin_convolutions import compute_on_cells
 from revisage.export.torch_export import OPSET, exported_model
 from revisage.manifest import TensorSpec
@@ -55,6 +57,32 @@ def _dynamic_shapes(specs: Sequence[TensorSpec], multiple_of: int) -> tuple[dict
         {axis: known[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in specs
     )
+
+
+def _name_by_module(model: onnx.ModelProto) -> None:
+    """Name nodes, and the values between them, by the module that they come from.
+
+    "filler.up.0/Conv", and with a number where a module has several of a kind: so that a report on
+    layers can be read beside the network.
+    """
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    seen: Counter[str] = Counter()
+    renamed: dict[str, str] = {}
+    for node in model.graph.node:
+        origin = {entry.key: entry.value for entry in node.metadata_props}
+        scopes = ast.literal_eval(origin.get("pkg.torch.onnx.name_scopes", "[]"))
+        module = scopes[-2] if len(scopes) > 1 else ""  # the last is the traced operation
+        name = f"{module}/{node.op_type}" if module else node.op_type
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        for index, output in enumerate(node.output):
+            if output and output not in kept:
+                renamed[output] = f"{node.name}:{index}" if index else node.name
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in model.graph.value_info:
+        value.name = renamed.get(value.name, value.name)
 
 
 def _strip_origin(model: onnx.ModelProto) -> None:
@@ -147,10 +175,9 @@ def onnx_from_torch(
     Raises:
         EngineError: the network cannot be exported, or its graph is not portable.
     """
-    exported = copy.deepcopy(network).cpu().float().eval()
     positional = tuple(examples[spec.name] for spec in inputs)
     model = exported_model(
-        exported,
+        portable_form(network),
         positional,
         dynamic_shapes=_dynamic_shapes(inputs, multiple_of),
         input_names=[spec.name for spec in inputs],
@@ -158,7 +185,10 @@ def onnx_from_torch(
     )
     del model.opset_import[:]
     model.opset_import.add(domain="", version=OPSET)
+    _name_by_module(model)
     compute_on_cells(model)
+    for node in model.graph.node:
+        node.name = node.name or node.output[0]
     attach_functions(model)
     _strip_origin(model)
     _state_shapes(model.graph.input, inputs)

@@ -62,13 +62,13 @@ class _FlowWarp(nn.Module):
 
 
 class _FeatureBlend(nn.Module):
-    """StyleRetoucher's blend by two softmaxes."""
+    """StyleRetoucher's blend. Entry 0 of a softmax over a pair is the sigmoid of its difference."""
 
     def forward(
         self, style: Tensor, image: Tensor, spatial: Tensor, channel: Tensor, strength: Tensor
     ) -> Tensor:
-        by_pixel = torch.softmax(spatial, dim=1)[:, :1]
-        by_channel = strength * torch.softmax(channel, dim=1)[:, 0, :, None, None]
+        by_pixel = torch.sigmoid(spatial[:, :1] - spatial[:, 1:])
+        by_channel = strength * torch.sigmoid(channel[:, 0] - channel[:, 1])[:, :, None, None]
         return by_pixel * by_channel * style + (1 - by_pixel) * (1 - by_channel) * image
 
 

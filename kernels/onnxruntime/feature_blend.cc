@@ -1,5 +1,5 @@
 // FeatureBlend: style and image [N, C, H, W], spatial_logits [N, 2, H, W], channel_logits [N, 2,
-// C], strength [] -> [N, C, H, W].
+// C], strength [] or [N, 1, 1, 1] -> [N, C, H, W].
 #include "revisage/feature_blend.h"
 
 #include "checks.h"
@@ -7,6 +7,14 @@
 
 namespace revisage::onnxruntime {
 namespace {
+
+// Sample `index` of a batch, as a batch of one.
+Array sample(Array batch, std::int64_t index) {
+  const std::int64_t samples = batch.samples() / batch.shape[0];
+  batch.data = batch.as<float>() + index * samples;
+  batch.shape[0] = 1;
+  return batch;
+}
 
 struct FeatureBlendKernel {
   explicit FeatureBlendKernel(const OrtKernelInfo*) {}
@@ -16,12 +24,24 @@ struct FeatureBlendKernel {
     const Array spatial = input(context, 2, "spatial_logits");
     const Array channel = input(context, 3, "channel_logits");
     const Array strength = input(context, 4, "strength");
-    check_array(strength, DType::f32, {});
     const Array out = output(context, style.shape);
     SessionExecutor executor(context);
     const HostExecutor host(executor);
-    feature_blend(out, style, image, spatial, channel, *strength.as<const float>(),
-                  {executor.threads(), 0});
+    const Execution execution{executor.threads(), 0};
+    const float* strengths = strength.as<const float>();
+    if (strength.shape.empty()) {
+      return feature_blend(out, style, image, spatial, channel, *strengths, execution);
+    }
+    check_array(style, DType::f32, {-1, -1, -1, -1});
+    const std::int64_t batch = style.shape[0];
+    check_array(strength, DType::f32, {batch, 1, 1, 1});
+    check_array(image, DType::f32, style.shape);
+    check_array(spatial, DType::f32, {batch, 2, style.shape[2], style.shape[3]});
+    check_array(channel, DType::f32, {batch, 2, style.shape[1]});
+    for (std::int64_t n = 0; n < batch; ++n) {
+      feature_blend(sample(out, n), sample(style, n), sample(image, n), sample(spatial, n),
+                    sample(channel, n), strengths[n], execution);
+    }
   }
 };
 

@@ -43,6 +43,7 @@ from revisage.training.importers.skin_retouching import (
     SKIN_INPAINTING,
 )
 from revisage.training.importers.stargan import STARGAN, STARGAN_DISCRIMINATOR
+from revisage.training.importers.style_retoucher import STYLE_RETOUCHER
 from revisage.training.importers.stylegan2 import (
     NV_STYLEGAN2,
     STYLEGAN2,
@@ -83,6 +84,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         DMFN,
         DMFN_DISCRIMINATOR,
         DMFB_BLOCK,
+        STYLE_RETOUCHER,
         STYLEGAN2,
         STYLEGAN2_DISCRIMINATOR,
         NV_STYLEGAN2,

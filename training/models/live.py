@@ -106,6 +106,16 @@ class LiveRetoucher(nn.Module):
         """The size that ships: at most 0.6 billion multiply-adds at 256 x 256."""
         return cls()
 
+    def features(self, centred: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] -> [N, widths[0], H / 2, W / 2]."""
+        skips = [self.stem(centred)]
+        for down in self.down:
+            skips.append(down(skips[-1]))
+        x: Tensor = skips.pop()
+        for up in self.up:
+            x = up(x, skips.pop())
+        return x
+
     def raw(self, image: Tensor) -> Tensor:
         """[N, 4, H, W]: what becomes delta, and the logit of the mask, before their ReLU6.
 
@@ -117,13 +127,8 @@ class LiveRetoucher(nn.Module):
                 f"sides must be multiples of {self.multiple_of}, not {list(image.shape[-2:])}"
             )
         centred = 2 * image - 1
-        skips = [self.stem(centred)]
-        for down in self.down:
-            skips.append(down(skips[-1]))
-        x = skips.pop()
-        for up in self.up:
-            x = up(x, skips.pop())
-        x = functional.interpolate(self.narrow(x), scale_factor=2.0, mode="nearest")
+        x = self.narrow(self.features(centred))
+        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
         out: Tensor = self.head(self.fine(torch.cat([x, centred], dim=1)))
         return out
 
