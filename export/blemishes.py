@@ -40,11 +40,9 @@ class _Retouched(nn.Module):
         self.retoucher = retoucher
 
     def forward(self, image: Tensor, strength: Tensor) -> Tensor:
-        levels = self.retoucher.levels
-        whole = torch.ones((), dtype=strength.dtype)
-        dial = strength[:, None, None, None]
-        per_level = (whole, *[dial] * (levels - 2), whole)
-        retouched: Tensor = self.retoucher(image, per_level)
+        whole = torch.ones_like(strength)
+        per_level = torch.stack([whole, *[strength] * (self.retoucher.levels - 2), whole])
+        retouched: Tensor = self.retoucher(image, per_level[:, :, None, None, None])
         return retouched.clamp(0.0, 1.0)
 
 

@@ -39,5 +39,7 @@ def live(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         recipe=recipe_origin("live"),
         weights_digest=file_digest(weights),
     )
-    references = [{"image": picture[None]} for picture in reference_pictures(REFERENCES, WORKING_SIZE)]
+    references = [
+        {"image": picture[None]} for picture in reference_pictures(REFERENCES, WORKING_SIZE)
+    ]
     return export_bundle(network, fields, references, folder, force=force)

@@ -1,4 +1,4 @@
-"""Layers of trained networks in the form that engines run best, exchanged when a network is exported.
+"""Layers of trained networks in the form that engines run best, exchanged at export.
 
 A network here is written for training: weights are scaled when they are used, biases follow
 convolutions, noise is an argument. `portable_form` puts a layer that computes the same in the place
@@ -29,7 +29,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ def _conv_layer(layer: ConvLayer) -> nn.Module:
     parts = list(layer)
     made: list[nn.Module] = []
     if isinstance(parts[0], Blur):
-        made.append(_blur(parts.pop(0), parts[0].weight.shape[1]))  # type: ignore[union-attr, index, arg-type]
+        made.append(_blur(parts.pop(0), parts[0].weight.shape[1]))  # type: ignore[index, arg-type]
     if isinstance(parts[-1], ScaledLeakyReLU):
         made += [_equal_conv(parts[0], GAIN, parts[-1].bias), nn.LeakyReLU(SLOPE)]  # type: ignore[arg-type]
     else:
@@ -145,7 +145,7 @@ class _Styled(nn.Module):
             self.conv: nn.Module = nn.ConvTranspose2d(
                 inputs, outputs, weight.shape[-1], stride=2, bias=False
             )
-            self.conv.weight.copy_(weight.transpose(0, 1))  # type: ignore[union-attr, operator]
+            self.conv.weight.copy_(weight.transpose(0, 1))
             self.blur = _blur(convolution.blur, outputs)
         else:
             self.conv = _convolution(weight, padding=weight.shape[-1] // 2)
@@ -181,8 +181,10 @@ class _Colours(nn.Module):
 
     def forward(self, x: Tensor, latent: Tensor, below: Tensor | None = None) -> Tensor:
         weight = self.weight * self.style(latent)[:, None]  # [N, 3, I]
-        colours = (weight @ x.flatten(2)).unflatten(2, x.shape[2:]) + self.bias
-        return colours if below is None else colours + self.upsample(below)
+        colours: Tensor = (weight @ x.flatten(2)).unflatten(2, x.shape[2:]) + self.bias
+        if below is not None:
+            colours = colours + self.upsample(below)
+        return colours
 
 
 def _to_blocks(weight: Tensor) -> Tensor:
@@ -222,8 +224,8 @@ class _Logits(nn.Module):
 
     def __init__(self, channels: int, layers: nn.Sequential) -> None:
         super().__init__()
-        first, second = _conv_layer(layers[0])[0], _equal_conv(layers[1])  # type: ignore[index, arg-type]
-        weight, bias, last, last_bias = first.weight, first.bias, second.weight, second.bias
+        first, second = (cast(Any, _exchanged(layer)) for layer in layers)
+        weight, bias, last, last_bias = first[0].weight, first[0].bias, second.weight, second.bias
         hidden = weight.shape[0]
         self.blocks = 4 * _rounded(4 * hidden) < 9 * _rounded(hidden)
         if self.blocks:
@@ -283,17 +285,16 @@ class _Live(nn.Module):
     def __init__(self, network: LiveRetoucher) -> None:
         super().__init__()
         self.network = network
-        first, norm = network.fine[0], network.fine[1]
-        fine = fuse_conv_bn_eval(first, norm)  # type: ignore[type-var]
-        width = network.narrow[0].out_channels
-        of_small, of_picture = fine.weight[:, :width], fine.weight[:, width:]
-        assert fine.bias is not None and network.head.bias is not None
+        layers, head = cast(Any, network.fine), cast(Any, network.head)
+        fine: Any = fuse_conv_bn_eval(layers[0], layers[1])
+        of_small, of_picture = fine.weight.split((fine.in_channels - 3, 3), dim=1)
         self.small = _convolution(
             _between_blocks(of_small).sum(dim=(2, 3)), fine.bias.repeat_interleave(4), padding=1
         )
         self.picture = _convolution(_to_blocks(of_picture), stride=2, padding=1)
-        head = _between_blocks(network.head.weight).flatten(1, 3)
-        self.head = _convolution(head, network.head.bias.repeat_interleave(4), padding=1)
+        self.head = _convolution(
+            _between_blocks(head.weight).flatten(1, 3), head.bias.repeat_interleave(4), padding=1
+        )
         del network.fine, network.head
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,22 +17,23 @@ __all__ = ["STYLE_RETOUCHER"]
 
 PRIOR = "prior."
 BLENDS = {
-    (False, False, False): "none",
-    (False, False, True): "concat",
-    (True, False, False): "spatial",
-    (False, True, False): "channel",
-    (True, True, False): "both",
+    (): "none",
+    ("join",): "concat",
+    ("spatial",): "spatial",
+    ("channel",): "channel",
+    ("spatial", "channel"): "both",
 }
 
 
 def _arguments(shapes: Shapes) -> Arguments:
     prior = {k.removeprefix(PRIOR): shape for k, shape in shapes.items() if k.startswith(PRIOR)}
     parts = tuple(
-        any(key.startswith(f"selection.0.{part}.") for key in shapes)
+        part
         for part in ("spatial", "channel", "join")
+        if any(key.startswith(f"selection.0.{part}.") for key in shapes)
     )
     # A mixture that no blend has fails with the names of its surplus keys.
-    return {"blend": BLENDS.get(parts, "both"), **STYLEGAN2.arguments(prior)}  # type: ignore[call-overload]
+    return {"blend": BLENDS.get(parts, "both"), **STYLEGAN2.arguments(prior)}
 
 
 def _build(arguments: Arguments) -> torch.nn.Module:

@@ -225,21 +225,21 @@ class StyleRetoucher(nn.Module):
         mean = self.latent_head.mean
         mean.copy_(self.prior.mean_latent(count).expand_as(mean))
 
-    def forward(self, image: Tensor, strength: float | Sequence[float | Tensor] | Tensor = 1.0) -> Tensor:
+    def forward(self, image: Tensor, strength: float | Sequence[float] | Tensor = 1.0) -> Tensor:
         """Retouch.
 
         Args:
             image: [N, 3, size, size] in [0, 1].
-            strength: see `level_strengths`; tensors, one for each level, are taken as they are
-                (for export): [], or [N, 1, 1, 1] with a strength for each picture. Only the blends
-                with a channel mask have one.
+            strength: see `level_strengths`; a tensor [levels], or [levels, N, 1, 1, 1] with a
+                strength for each picture, is taken as it is (for export). Only the blends with a
+                channel mask have one.
         """
         if image.shape[1:] != (3, self.size, self.size):
             raise ValueError(
                 f"pictures must be [N, 3, {self.size}, {self.size}], not {list(image.shape)}"
             )
-        per_level: Sequence[float | Tensor] | Tensor
-        if isinstance(strength, Tensor) or _are_tensors(strength):
+        per_level: Tensor | list[float]
+        if isinstance(strength, Tensor):
             per_level = strength
         else:
             per_level = level_strengths(strength, self.levels)
