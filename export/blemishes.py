@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,22 +12,15 @@ from revisage.bundle import Bundle
 from revisage.errors import CheckpointError
 from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
 from revisage.export.compare import Arrays
+from revisage.export.pictures import PAPER_REFERENCES, REFERENCES, TOLERANCES
 from revisage.export.reference_set import reference_pictures
-from revisage.export.wrinkles import (
-    TOLERANCES,
-    file_digest,
-    imported_arguments,
-    load_weights,
-    recipe_origin,
-)
+from revisage.export.weights import file_digest, imported_arguments, load_weights, recipe_origin
 from revisage.manifest import RecipeOrigin, TensorSpec
-from revisage.training.importers import read_network
 from revisage.training.models.style_retoucher import StyleRetoucher
 from revisage.training.models.stylegan2 import StyleGAN2
 
 __all__ = ["style_retoucher", "style_retoucher_paper", "stylegan2"]
 
-REFERENCES, PAPER_REFERENCES = 8, 2
 STRENGTHS = (1.0, 0.0, 0.4, 1.0)  # of the reference pictures, in turns
 
 
@@ -73,14 +65,15 @@ def _references(side: int, count: int) -> list[Arrays]:
 
 
 def _export_retoucher(
-    weights: Path, folder: Path, *, name: str, size: str, references: int, force: bool
+    network: StyleRetoucher,
+    weights: Path,
+    folder: Path,
+    *,
+    name: str,
+    size: str,
+    references: int,
+    force: bool,
 ) -> Bundle:
-    network: Any = read_network(weights, "style_retoucher").network
-    if network.blend not in ("channel", "both"):
-        raise CheckpointError(
-            f"{weights}: was trained with the blend {network.blend!r}, which has no channel masks "
-            "and therefore no strength; only the blends 'both' and 'channel' are exported"
-        )
     side = network.size
     fields = ManifestFields(
         name=name,
@@ -101,21 +94,36 @@ def _export_retoucher(
         recipe=recipe_origin(name),
         weights_digest=file_digest(weights),
     )
+    load_weights(network, weights)
     return export_bundle(
         _Retouched(network), fields, _references(side, references), folder, force=force
     )
 
 
 def style_retoucher(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
-    """Export a compact StyleRetoucher, of the size that its weights have."""
+    """Export the compact StyleRetoucher."""
     return _export_retoucher(
-        weights, folder, name="style_retoucher", size="compact", references=REFERENCES, force=force
+        StyleRetoucher.compact(),
+        weights,
+        folder,
+        name="style_retoucher",
+        size="compact",
+        references=REFERENCES,
+        force=force,
     )
 
 
 def style_retoucher_paper(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
-    """Export a StyleRetoucher of the paper's recipe, of the size that its weights have."""
+    """Export a StyleRetoucher of any size and width; `revisage import` finds out which."""
+    arguments = dict(imported_arguments(weights, "style_retoucher"))
+    blend = arguments.pop("blend")
+    if blend not in ("channel", "both"):
+        raise CheckpointError(
+            f"{weights}: was trained with the blend {blend!r}, which has no channel masks and "
+            "therefore no strength; only the blends 'both' and 'channel' are exported"
+        )
     return _export_retoucher(
+        StyleRetoucher(StyleGAN2(**arguments), blend),
         weights,
         folder,
         name="style_retoucher_paper",

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from revisage.bundle import Bundle
 from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
-from revisage.export.reference_set import reference_pictures
-from revisage.export.wrinkles import IMAGE, TOLERANCES, file_digest, load_weights, recipe_origin
+from revisage.export.pictures import IMAGE, TOLERANCES, mask_tensor, pictures
+from revisage.export.weights import file_digest, load_weights, recipe_origin
 from revisage.manifest import TensorSpec
 from revisage.training.models.live import LiveRetoucher
 
 __all__ = ["live"]
 
-WORKING_SIZE, REFERENCES = 256, 8
+WORKING_SIZE = 256
 
 
 def live(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
@@ -29,7 +29,7 @@ def live(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         inputs=(IMAGE,),
         outputs=(
             TensorSpec("delta", "float32", ("N", 3, "H", "W"), "NCHW", "", (-1.0, 1.0)),
-            TensorSpec("mask", "float32", ("N", 1, "H", "W"), "NCHW", "mask", (0.0, 1.0)),
+            mask_tensor("mask"),
         ),
         working_size=WORKING_SIZE,
         multiple_of=network.multiple_of,
@@ -39,7 +39,4 @@ def live(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         recipe=recipe_origin("live"),
         weights_digest=file_digest(weights),
     )
-    references = [
-        {"image": picture[None]} for picture in reference_pictures(REFERENCES, WORKING_SIZE)
-    ]
-    return export_bundle(network, fields, references, folder, force=force)
+    return export_bundle(network, fields, pictures(WORKING_SIZE), folder, force=force)

@@ -48,7 +48,6 @@ from revisage.training.models.stylegan2 import (
     StyledConv,
     ToRGB,
 )
-from revisage.training.ops import feature_blend
 
 __all__ = ["portable_form"]
 
@@ -243,7 +242,7 @@ class _Logits(nn.Module):
 
 
 class _Selection(nn.Module):
-    """`FeatureSelection`, its blend as the node that our kernels know."""
+    """`FeatureSelection` without a concatenation of maps."""
 
     def __init__(self, layer: FeatureSelection) -> None:
         super().__init__()
@@ -267,9 +266,7 @@ class _Selection(nn.Module):
         if self.blend in ("channel", "both"):
             means = [functional.adaptive_avg_pool2d(x, 1).flatten(1) for x in (style, image)]
             channel = self.channel(torch.cat(means, dim=1)).reshape(-1, 2, self.channels)
-        if spatial is None or channel is None or not torch.onnx.is_in_onnx_export():
-            return blend_features(style, image, spatial, channel, strength)
-        return feature_blend(style, image, spatial, channel, strength=strength)  # type: ignore[arg-type]
+        return blend_features(style, image, spatial, channel, strength)
 
 
 # --- the live network ----------------------------------------------------------------------------

@@ -50,6 +50,9 @@ ROWS = (
     Row("wrinkle_segmenter"),
     Row("wrinkle_filler"),
     Row("unetpp", "unetpp:UNetPlusPlus", imported=True),
+    # blemishes
+    Row("style_retoucher", "style_retoucher:StyleRetoucher.compact"),
+    Row("style_retoucher_paper", "style_retoucher:StyleRetoucher.paper", imported=True),
     # unmask
     Row("unmask", "masked_cyclegan:UnmaskGenerator.compact"),
     Row("unmask_paper", "masked_cyclegan:UnmaskGenerator.paper"),
@@ -62,6 +65,8 @@ ROWS = (
     # restore
     Row("gfrnet", "gfrnet:GFRNet.compact"),
     Row("gfrnet_paper", "gfrnet:GFRNet.paper"),
+    # wrinkles and blemishes, live
+    Row("live", "live:LiveRetoucher.compact"),
 )
 
 
@@ -76,12 +81,16 @@ def weights_of(row: Row, folder: Path) -> tuple[Path, str]:
         made = getattr(made, name)
     torch.manual_seed(SEED)
     network: nn.Module = made(**row.arguments)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():  # a network that starts as one that changes nothing
+                parameter.normal_(0, 0.1)
     # Copies, because one tensor may have several names, which the format does not allow.
     tensors = {key: value.clone().contiguous() for key, value in network.state_dict().items()}
     file = folder / f"{row.name}.safetensors"
     save_file(tensors, file)
     if row.imported:
-        save_imported(read_network(file, row.name), file, force=True)
+        save_imported(read_network(file, row.name.removesuffix("_paper")), file, force=True)
     return file, "random"
 
 

@@ -54,6 +54,12 @@ def saved(network: nn.Module, path: Path) -> Path:
     return path
 
 
+def imported(network: nn.Module, folder: Path) -> Path:
+    """Weights as `revisage import` writes them."""
+    trained = saved(network, folder / "weights.safetensors")
+    return save_imported(read_network(trained), folder / "imported.safetensors")
+
+
 @pytest.mark.parametrize("blend", BLENDS)
 def test_exchanged_layers_compute_the_same(blend: str) -> None:
     network = retoucher(blend)
@@ -107,8 +113,7 @@ def test_values_between_the_layers_fit_into_float16() -> None:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundles")
-    weights = saved(retoucher(), folder / "retoucher.safetensors")
-    return export_named("style_retoucher", folder, weights=weights)
+    return export_named("style_retoucher_paper", folder, weights=imported(retoucher(), folder))
 
 
 @pytest.mark.parametrize("operators", ["portable", "native"])
@@ -135,7 +140,7 @@ def test_the_retouchers_bundle_says_what_it_takes(bundle: Bundle) -> None:
     manifest = bundle.manifest
     assert (manifest.operation, manifest.size, manifest.working_size) == (
         "blemishes",
-        "compact",
+        "paper",
         SIDE,
     )
     assert [(spec.name, spec.shape) for spec in manifest.inputs] == [
@@ -183,24 +188,25 @@ def test_a_retoucher_is_recognised_with_its_blend(tmp_path: Path) -> None:
 
 
 def test_a_blend_without_strength_is_refused(tmp_path: Path) -> None:
-    weights = saved(retoucher("spatial"), tmp_path / "spatial.safetensors")
+    weights = imported(retoucher("spatial"), tmp_path)
     with pytest.raises(CheckpointError, match="blend 'spatial', which has no channel masks"):
-        export_named("style_retoucher", tmp_path, weights=weights)
+        export_named("style_retoucher_paper", tmp_path, weights=weights)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     weights = saved(prior(), tmp_path / "prior.safetensors")
-    with pytest.raises(CheckpointError, match="holds no style_retoucher, but stylegan2"):
+    with pytest.raises(CheckpointError, match="not imported as style_retoucher"):
         export_named("style_retoucher_paper", tmp_path, weights=weights)
-    with pytest.raises(CheckpointError, match="not the weights of this network"):
-        export_named("live", tmp_path, weights=weights)
+    for name in ("style_retoucher", "live"):
+        with pytest.raises(CheckpointError, match="not the weights of this network"):
+            export_named(name, tmp_path, weights=weights)
 
 
 def test_an_imported_generator_exports(tmp_path: Path, rng: np.random.Generator) -> None:
     network = seeded(prior(20, 10))
     torch.save({"g_ema": network.state_dict()}, tmp_path / "published.pt")
-    imported = read_network(tmp_path / "published.pt")
-    weights = save_imported(imported, tmp_path / "stylegan2.safetensors")
+    found = read_network(tmp_path / "published.pt")
+    weights = save_imported(found, tmp_path / "stylegan2.safetensors")
     made = export_named("stylegan2", tmp_path / "bundles", weights=weights)
     latent = rng.standard_normal((3, network.n_latent, network.style_dim)).astype(np.float32)
     with open_engine(made, "cpu", threads=1) as engine, torch.inference_mode():

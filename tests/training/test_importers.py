@@ -41,6 +41,7 @@ from revisage.training.models import cyclegan, dmfn, pix2pixhd, skin_retouching,
 from revisage.training.models.deeplabv3 import DeepLabV3
 from revisage.training.models.gfrnet_warpnet import PyramidWarpNet, WarpNet
 from revisage.training.models.lama import LamaDiscriminator, LamaGenerator
+from revisage.training.models.style_retoucher import StyleRetoucher
 from revisage.training.models.stylegan2 import StyleGAN2, StyleGAN2Discriminator
 from revisage.training.models.stylegan2_ada import NvStyleGAN2
 from revisage.training.models.unet import UNet
@@ -564,6 +565,7 @@ SMALL_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "dmfn": lambda: dmfn.DMFNGenerator(nf=4, n_res=1),
     "dmfn_discriminator": lambda: dmfn.DMFNDiscriminator(nf=4, size=64, hidden=8),
     "dmfb": lambda: dmfn.DMFB(8),
+    "style_retoucher": lambda: StyleRetoucher(StyleGAN2(16, 8, 2, channels=[8, 6, 4])),
     "stylegan2": lambda: StyleGAN2(16, 8, 2, channels=[8, 6, 4]),
     "stylegan2_discriminator": lambda: StyleGAN2Discriminator(16, channels=[8, 6, 4]),
     "stylegan2_ada": lambda: NvStyleGAN2(8, 3, 8, 16, channels=[8, 6, 4], num_layers=2),

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from revisage.training.models.stylegan2 import ConvLayer, EqualConv2d, EqualLinear, StyleGAN2
+from revisage.training.ops import feature_blend
 
 __all__ = [
     "BLENDS",
@@ -62,7 +63,10 @@ def blend_features(
 
     Returns:
         Ms Mc style + (1 - Ms)(1 - Mc) image; with one mask M, M style + (1 - M) image.
+        In an exported graph, with both masks, the node `FeatureBlend`.
     """
+    if spatial_logits is not None and channel_logits is not None and torch.onnx.is_in_onnx_export():
+        return feature_blend(style, image, spatial_logits, channel_logits, strength=strength)
     out_style, out_image = style, image
     if spatial_logits is not None:
         spatial = torch.softmax(spatial_logits, dim=1)[:, :1]  # [N, 1, H, W]

@@ -22,7 +22,7 @@ def feature_blend(
     spatial_logits: Tensor,
     channel_logits: Tensor,
     *,
-    strength: float = 1.0,
+    strength: float | Tensor = 1.0,
     impl: str | None = None,
 ) -> Tensor:
     """Ms * Mc * style + (1 - Ms) * (1 - Mc) * image, with gradients for all four tensors.
@@ -34,7 +34,8 @@ def feature_blend(
         style, image: [N, C, H, W].
         spatial_logits: [N, 2, H, W], entry 0 for `style`.
         channel_logits: [N, 2, C], entry 0 for `style`.
-        strength: finite, at least 0; no gradient.
+        strength: finite, at least 0; no gradient. In an export it may be a tensor, [] or
+            [N, 1, 1, 1] with one for each sample.
         impl: "native", "reference" (torch.softmax), or None; see `revisage.training.ops`.
 
     Returns:
@@ -50,7 +51,7 @@ def feature_blend(
             version=1,
         )
         return node
-    out: Tensor = _feature_blend(*tensors, strength, impl)
+    out: Tensor = _feature_blend(*tensors, float(strength), impl)
     return out
 
 
