@@ -108,7 +108,7 @@ def test_a_graph_at_another_precision_is_a_model_of_its_own(tmp_path: Path) -> N
     content = scaling_model().SerializeToString()
     folder = write_toy_bundle(
         tmp_path / "toy",
-        graphs={"fp32": "model.onnx", "int8": "model.onnx", "bf16": "model.onnx"},
+        graphs={"int8": content, "bf16": content},
         tolerances={"onnxruntime-cpu": {"fp32": LIMIT, "int8": LIMIT}, "tensorrt": {"bf16": LIMIT}},
     )
     places = write_models(Bundle.open(folder), tmp_path / "repository")
