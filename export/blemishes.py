@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from revisage.bundle import Bundle
 from revisage.errors import CheckpointError
-from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.bundle_from_onnx import ExportOptions, ManifestFields, export_bundle
 from revisage.export.compare import Arrays
 from revisage.export.pictures import PAPER_REFERENCES, REFERENCES, TOLERANCES
 from revisage.export.reference_set import reference_pictures
@@ -72,7 +73,7 @@ def _export_retoucher(
     name: str,
     size: str,
     references: int,
-    force: bool,
+    options: ExportOptions,
 ) -> Bundle:
     side = network.size
     fields = ManifestFields(
@@ -96,11 +97,11 @@ def _export_retoucher(
     )
     load_weights(network, weights)
     return export_bundle(
-        _Retouched(network), fields, _references(side, references), folder, force=force
+        _Retouched(network), fields, _references(side, references), folder, **options
     )
 
 
-def style_retoucher(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def style_retoucher(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the compact StyleRetoucher."""
     return _export_retoucher(
         StyleRetoucher.compact(),
@@ -109,11 +110,11 @@ def style_retoucher(weights: Path, folder: Path, *, force: bool = False) -> Bund
         name="style_retoucher",
         size="compact",
         references=REFERENCES,
-        force=force,
+        options=options,
     )
 
 
-def style_retoucher_paper(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def style_retoucher_paper(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export a StyleRetoucher of any size and width; `revisage import` finds out which."""
     arguments = dict(imported_arguments(weights, "style_retoucher"))
     blend = arguments.pop("blend")
@@ -129,11 +130,11 @@ def style_retoucher_paper(weights: Path, folder: Path, *, force: bool = False) -
         name="style_retoucher_paper",
         size="paper",
         references=PAPER_REFERENCES,
-        force=force,
+        options=options,
     )
 
 
-def stylegan2(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def stylegan2(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export a StyleGAN2 generator that `revisage import` took from a published checkpoint."""
     network = StyleGAN2(**imported_arguments(weights, "stylegan2"))
     load_weights(network, weights)
@@ -153,7 +154,7 @@ def stylegan2(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         recipe=RecipeOrigin("stylegan2"),
         weights_digest=file_digest(weights),
     )
-    return export_bundle(_Picture(network), fields, _latents(network), folder, force=force)
+    return export_bundle(_Picture(network), fields, _latents(network), folder, **options)
 
 
 def _latents(network: StyleGAN2) -> list[Arrays]:

@@ -1,14 +1,15 @@
 """The parity gate: does an engine compute what the network computes?
 
 Every engine and precision of a bundle is run on the reference set and compared with float32 torch,
-output by output. What is further away than the manifest's tolerance does not enter the bundle.
+output by output: as tensors, against the manifest's tolerance, and as the picture that a retoucher
+gets, against `PICTURE_LIMITS`. What is further away does not enter the bundle.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,25 @@ import torch
 from numpy.typing import NDArray
 
 from revisage.engines import Engine
+from revisage.engines.onnxruntime import usable_cores
 from revisage.errors import ParityError, ShapeError
 from revisage.manifest import TensorSpec, Tolerance
 
-__all__ = ["ErrorStatistics", "check_parity", "measure", "run_torch", "statistics"]
+__all__ = [
+    "PICTURE_LIMITS",
+    "ErrorStatistics",
+    "check_parity",
+    "excess",
+    "measure",
+    "run_onnx",
+    "run_torch",
+    "statistics",
+    "statistics_of",
+]
+
+# Of the pictures that outputs make; a retoucher who flips between two pictures sees less than this.
+PICTURE_LIMITS = {"ssim": 0.995, "flipped_share": 2e-3}  # at least; at most
+_SSIM_WINDOW = 7  # pixels; with the constants, Wang et al. 2004 and uniform windows
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -33,6 +49,9 @@ class ErrorStatistics:
     rms: float
     p99_abs: float
     psnr_db: float  # against the output's true range; infinite errors make it -inf, none make 999
+    # Of a picture (RGB): "levels_max", "levels_mean", "changed_share" of the composed 8-bit picture
+    # and its "ssim"; of a mask: the "flipped_share" of pixels on the other side of one half.
+    picture: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def statistics(true: NDArray[Any], found: NDArray[Any]) -> ErrorStatistics:
@@ -68,29 +87,141 @@ def run_torch(
     return {spec.name: tensor.numpy() for spec, tensor in zip(output_specs, tensors, strict=True)}
 
 
+def run_onnx(model: bytes, references: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+    """Outputs of a graph in ONNX Runtime on the CPU, function bodies and all."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return [dict(zip(names, session.run(names, dict(x)), strict=True)) for x in references]
+
+
 def measure(
     engine: Engine, references: Sequence[Arrays], truths: Sequence[Arrays]
 ) -> dict[str, ErrorStatistics]:
     """Run an engine on every reference and gather the error of each output."""
-    true: dict[str, list[NDArray[Any]]] = {}
-    found: dict[str, list[NDArray[Any]]] = {}
-    for inputs, outputs in zip(references, truths, strict=True):
-        results = engine.infer(inputs)
-        for name, output in outputs.items():
-            if results[name].shape != output.shape:
-                raise ParityError(
-                    f"{engine.name}: output {name!r} has shape {list(results[name].shape)}, "
-                    f"torch gives {list(output.shape)}"
+    found = [engine.infer(inputs) for inputs in references]
+    return statistics_of(truths, found, references, engine.manifest.outputs)
+
+
+def statistics_of(
+    truths: Sequence[Arrays],
+    found: Sequence[Arrays],
+    references: Sequence[Arrays],
+    outputs: Sequence[TensorSpec],
+) -> dict[str, ErrorStatistics]:
+    """Error of each output over all references, as a tensor and as a picture.
+
+    Raises:
+        ShapeError: an output has another shape than torch's.
+    """
+    gathered = {}
+    for spec in outputs:
+        pairs = [(t[spec.name], f[spec.name]) for t, f in zip(truths, found, strict=True)]
+        for true, other in pairs:
+            if true.shape != other.shape:
+                raise ShapeError(
+                    f"output {spec.name!r} has shape {list(other.shape)}, "
+                    f"torch gives {list(true.shape)}"
                 )
-            true.setdefault(name, []).append(output.reshape(-1))
-            found.setdefault(name, []).append(results[name].reshape(-1))
+        whole = statistics(
+            np.concatenate([true.reshape(-1) for true, _ in pairs]),
+            np.concatenate([other.reshape(-1) for _, other in pairs]),
+        )
+        pictures = [
+            _picture_statistics(spec, true, other, inputs)
+            for (true, other), inputs in zip(pairs, references, strict=True)
+        ]
+        picture = {
+            key: _WORST[key]([values[key] for values in pictures]) for key in (pictures or [{}])[0]
+        }
+        gathered[spec.name] = dataclasses.replace(whole, picture=picture)
+    return gathered
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+_WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "levels_max": max,
+    "levels_mean": _mean,
+    "changed_share": _mean,
+    "ssim": min,
+    "flipped_share": _mean,
+}
+
+
+def _picture_statistics(
+    spec: TensorSpec, true: NDArray[Any], found: NDArray[Any], inputs: Arrays
+) -> dict[str, float]:
+    """See `ErrorStatistics.picture`; nothing where the output is no picture, or not finite."""
+    if spec.colour not in {"RGB", "mask"} or not np.isfinite(found).all():
+        return {}
+    if spec.colour == "mask":
+        return {"flipped_share": float(np.mean((true > 0.5) != (found > 0.5)))}
+    levels = [_composed(output, spec, inputs) for output in (true, found)]
+    gap = np.abs(levels[0] - levels[1])
     return {
-        name: statistics(np.concatenate(true[name]), np.concatenate(found[name])) for name in true
+        "levels_max": float(gap.max()),
+        "levels_mean": float(gap.mean()),
+        "changed_share": float(np.mean(gap > 0)),
+        "ssim": _structural_similarity(*levels),
     }
 
 
-def check_parity(errors: Mapping[str, ErrorStatistics], tolerance: Tolerance, where: str) -> None:
-    """Refuse an engine whose error is over the tolerance.
+def _composed(output: NDArray[Any], spec: TensorSpec, inputs: Arrays) -> NDArray[np.float64]:
+    """The 8-bit picture [N, 3, H, W]: the output in the hole and the input around it, if masked."""
+    image, mask = inputs.get("image"), inputs.get("mask")
+    low, high = spec.range or (0.0, 1.0)
+    picture = (output.astype(np.float64) - low) / (high - low)
+    if image is not None and mask is not None and image.shape == output.shape:
+        picture = (image - low) / (high - low) * (1.0 - mask) + picture * mask
+    return np.rint(255 * np.clip(picture, 0, 1))
+
+
+def _structural_similarity(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Mean SSIM of two pictures [N, C, H, W] of 0..255."""
+    a, b = torch.from_numpy(first), torch.from_numpy(second)
+    side = min(_SSIM_WINDOW, *first.shape[-2:])
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(values, side, 1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    variances = mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float((similarity / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))).mean())
+
+
+def excess(errors: Mapping[str, ErrorStatistics], tolerance: Tolerance) -> float:
+    """The largest error as a share of what `check_parity` allows: 1 and below passes."""
+    shares = []
+    for error in errors.values():
+        shares += [error.max_abs / tolerance.max_abs, error.mean_abs / tolerance.mean_abs]
+        if "ssim" in error.picture:
+            shares.append((1 - error.picture["ssim"]) / (1 - PICTURE_LIMITS["ssim"]))
+        if "flipped_share" in error.picture:
+            shares.append(error.picture["flipped_share"] / PICTURE_LIMITS["flipped_share"])
+    return max(shares)
+
+
+def check_parity(
+    errors: Mapping[str, ErrorStatistics],
+    tolerance: Tolerance,
+    where: str,
+    hint: Callable[[], str] = str,
+) -> None:
+    """Refuse an engine whose error is over the tolerance, or shows in the picture.
+
+    Args:
+        hint: makes a sentence for the end of the message; called when it is needed.
 
     Raises:
         ParityError: names the output, its error and the tolerance.
@@ -101,5 +232,15 @@ def check_parity(errors: Mapping[str, ErrorStatistics], tolerance: Tolerance, wh
             raise ParityError(
                 f"{where}: output {name!r} differs from float32 torch by {error.max_abs:.3g} at "
                 f"most and {error.mean_abs:.3g} on average; the tolerance is "
-                f"{tolerance.max_abs:.3g} and {tolerance.mean_abs:.3g}. The bundle was not written"
+                f"{tolerance.max_abs:.3g} and {tolerance.mean_abs:.3g}. "
+                f"The bundle was not written. {hint()}".rstrip()
+            )
+        similarity = error.picture.get("ssim", 1.0)
+        flipped = error.picture.get("flipped_share", 0.0)
+        if similarity < PICTURE_LIMITS["ssim"] or flipped > PICTURE_LIMITS["flipped_share"]:
+            raise ParityError(
+                f"{where}: output {name!r} makes another picture than float32 torch: SSIM "
+                f"{similarity:.4f} (at least {PICTURE_LIMITS['ssim']}), {100 * flipped:.2g} % of a "
+                f"mask flipped (at most {100 * PICTURE_LIMITS['flipped_share']:.2g} %). "
+                f"The bundle was not written. {hint()}".rstrip()
             )

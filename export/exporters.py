@@ -1,7 +1,8 @@
 """The networks that `revisage export NAME` knows, each with the function that exports it.
 
-An exporter is `function(weights: Path, folder: Path, *, force: bool = False) -> Bundle`. It builds
-the network from a safetensors file, says what the manifest has to say, and calls `export_bundle`.
+An exporter is `function(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle`.
+It builds the network from a safetensors file, says what the manifest has to say, and hands the
+options on to `export_bundle`.
 It is named here as text and imported when it is used, so that one network's missing dependency does
 not stop the others.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Unpack
 
 from revisage.bundle import Bundle
 from revisage.errors import CheckpointError, OptionError
+from revisage.export.bundle_from_onnx import ExportOptions
 
 __all__ = ["EXPORTERS", "Exporter", "default_weights", "export_named"]
 
@@ -22,7 +24,7 @@ __all__ = ["EXPORTERS", "Exporter", "default_weights", "export_named"]
 class Exporter(Protocol):
     """Turns a weights file into the bundle `folder/<name>`."""
 
-    def __call__(self, weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+    def __call__(self, weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
         """Export; see `export_bundle` for what it raises."""
 
 
@@ -64,15 +66,16 @@ def export_named(
     folder: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
-    force: bool = False,
+    **options: Unpack[ExportOptions],
 ) -> Bundle:
     """Export the network `name` as the bundle `folder/<name>`.
 
     Args:
         weights: a safetensors file; None means the trained weights of the source checkout.
+        options: see `ExportOptions`.
 
     Raises:
-        OptionError: no network has this name.
+        OptionError: no network has this name, or it cannot be exported with these options.
         CheckpointError: there are no such weights.
     """
     if name not in EXPORTERS:
@@ -85,4 +88,4 @@ def export_named(
         )
     module_name, _, function = EXPORTERS[name].partition(":")
     exporter: Exporter = getattr(importlib.import_module(module_name), function)
-    return exporter(path, Path(folder), force=force)
+    return exporter(path, Path(folder), **options)

@@ -7,13 +7,13 @@ not matter, and only the hole of the prediction is meant to be used.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 
 from revisage.bundle import Bundle
-from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.bundle_from_onnx import ExportOptions, ManifestFields, export_bundle
 from revisage.export.compare import Arrays
 from revisage.export.pictures import (
     IMAGE,
@@ -71,7 +71,7 @@ class _DmfnFilled(nn.Module):
         return (predicted + 1) / 2
 
 
-def inpainting(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def inpainting(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the coarse-to-fine network, what recipe `inpaint_fine` leaves."""
     network = CoarseToFine()
     load_weights(network, weights)
@@ -83,10 +83,10 @@ def inpainting(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         weights,
     )
     fields["recipe"] = recipe_origin("inpaint_fine")
-    return export_bundle(network, fields, _pictures_with_holes("compact"), folder, force=force)
+    return export_bundle(network, fields, _pictures_with_holes("compact"), folder, **options)
 
 
-def skip_inpainting(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def skip_inpainting(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the compact encoder-decoder with skip connections."""
     network = SkipInpainting.compact()
     load_weights(network, weights)
@@ -97,10 +97,10 @@ def skip_inpainting(weights: Path, folder: Path, *, force: bool = False) -> Bund
         network.multiple_of,
         weights,
     )
-    return export_bundle(network, fields, _pictures_with_holes("compact"), folder, force=force)
+    return export_bundle(network, fields, _pictures_with_holes("compact"), folder, **options)
 
 
-def skip_inpainting_paper(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def skip_inpainting_paper(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the encoder-decoder with skip connections at the size of its comparison."""
     network = SkipInpainting.paper()
     load_weights(network, weights)
@@ -112,10 +112,10 @@ def skip_inpainting_paper(weights: Path, folder: Path, *, force: bool = False) -
         weights,
     )
     fields["working_size"] = 128
-    return export_bundle(network, fields, _pictures_with_holes("paper"), folder, force=force)
+    return export_bundle(network, fields, _pictures_with_holes("paper"), folder, **options)
 
 
-def inpaint_free_form(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def inpaint_free_form(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the small generator of fast Fourier convolutions."""
     network = lama_network.LamaGenerator(**FREE_FORM)
     load_weights(network, weights)
@@ -127,10 +127,12 @@ def inpaint_free_form(weights: Path, folder: Path, *, force: bool = False) -> Bu
         weights,
     )
     references = _pictures_with_holes("compact")
-    return export_bundle(_Filled(network), fields, references, folder, force=force)
+    return export_bundle(_Filled(network), fields, references, folder, **options)
 
 
-def inpaint_free_form_paper(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def inpaint_free_form_paper(
+    weights: Path, folder: Path, **options: Unpack[ExportOptions]
+) -> Bundle:
     """Export LaMa's large generator with weights of recipe `inpaint_free_form_paper`.
 
     Published checkpoints of the same network go through `lama`.
@@ -145,10 +147,10 @@ def inpaint_free_form_paper(weights: Path, folder: Path, *, force: bool = False)
         weights,
     )
     references = _pictures_with_holes("paper")
-    return export_bundle(_Filled(network), fields, references, folder, force=force)
+    return export_bundle(_Filled(network), fields, references, folder, **options)
 
 
-def lama(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def lama(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export a LaMa generator that `revisage import` took from a published checkpoint."""
     network = lama_network.LamaGenerator(**imported_arguments(weights, "lama"))
     load_weights(network, weights)
@@ -159,10 +161,10 @@ def lama(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
     fields["licence"] = "LicenseRef-of-the-checkpoint"
     fields["recipe"] = RecipeOrigin("lama")
     references = _pictures_with_holes("paper")
-    return export_bundle(_Filled(network), fields, references, folder, force=force)
+    return export_bundle(_Filled(network), fields, references, folder, **options)
 
 
-def dmfn(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def dmfn(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export a DMFN generator that `revisage import` took from a published checkpoint."""
     network = dmfn_network.DMFNGenerator(**imported_arguments(weights, "dmfn"))
     load_weights(network, weights)
@@ -172,7 +174,7 @@ def dmfn(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
     fields["licence"] = "LicenseRef-of-the-checkpoint"
     fields["recipe"] = RecipeOrigin("dmfn")
     references = _pictures_with_holes("paper")
-    return export_bundle(_DmfnFilled(network), fields, references, folder, force=force)
+    return export_bundle(_DmfnFilled(network), fields, references, folder, **options)
 
 
 def _fields(

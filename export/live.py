@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 from revisage.bundle import Bundle
-from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.bundle_from_onnx import ExportOptions, ManifestFields, export_bundle
 from revisage.export.pictures import IMAGE, TOLERANCES, mask_tensor, pictures
 from revisage.export.weights import file_digest, load_weights, recipe_origin
 from revisage.manifest import TensorSpec
@@ -16,7 +17,7 @@ __all__ = ["live"]
 WORKING_SIZE = 256
 
 
-def live(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def live(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the live network: picture -> change, and the mask of where it applies."""
     network = LiveRetoucher.compact()
     load_weights(network, weights)
@@ -39,4 +40,4 @@ def live(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         recipe=recipe_origin("live"),
         weights_digest=file_digest(weights),
     )
-    return export_bundle(network, fields, pictures(WORKING_SIZE), folder, force=force)
+    return export_bundle(network, fields, pictures(WORKING_SIZE), folder, **options)

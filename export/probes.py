@@ -9,7 +9,7 @@ until every output goes through a range that is large against what is tolerated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 
@@ -23,7 +23,7 @@ __all__ = ["make_probes"]
 SIDE = 64  # pixels, rounded up to the network's multiple: quick, and larger than its kernels
 WANTED = 10.0  # range of an output, in tolerances, with which a probe is taken at once
 LEAST = 2.0  # ... below which it would tell nothing
-KINDS = ("picture", "mask", "uniform")  # of pictures; masks stay masks
+KINDS = ("picture", "lines", "mask", "uniform")  # of pictures; masks stay masks
 SEEDS = (7, 17, 27)
 
 
@@ -38,16 +38,16 @@ def make_probes(
 
     Args:
         network: in eval mode.
-        tolerances: engine -> precision -> tolerance; the widest decides what a probe has to tell.
+        tolerances: engine -> precision -> tolerance; a probe has to tell at each of them.
 
     Raises:
         ParityError: no input makes every output differ from a constant by more than is tolerated.
     """
     high = -(-SIDE // multiple_of) * multiple_of
     wide = high + multiple_of
-    widest = max(t.max_abs for precisions in tolerances.values() for t in precisions.values())
+    limits = {t for precisions in tolerances.values() for t in precisions.values()}
     one, two = (
-        _telling_probe(network, _candidates(input_specs, sizes), input_specs, output_specs, widest)
+        _telling_probe(network, _candidates(input_specs, sizes), input_specs, output_specs, limits)
         for sizes in ({"N": 1, "H": high, "W": wide}, {"N": 2, "H": wide, "W": high})
     )
     return one, two
@@ -74,7 +74,7 @@ def _telling_probe(
     candidates: Iterator[dict[str, ProbeInput]],
     input_specs: Sequence[TensorSpec],
     output_specs: Sequence[TensorSpec],
-    widest: float,
+    limits: Collection[Tolerance],
 ) -> Probe:
     """The first candidate that tells enough, else the one that tells most."""
     best, most, blind = None, -1.0, ""
@@ -82,7 +82,10 @@ def _telling_probe(
         arrays = {spec.name: probe_array(made[spec.name], spec) for spec in input_specs}
         truth = run_torch(network, arrays, input_specs, output_specs)
         expected = {name: expect(output) for name, output in truth.items()}
-        told = {name: contrast(output) / widest for name, output in expected.items()}
+        told = {
+            name: min(contrast(output, limit) for limit in limits)
+            for name, output in expected.items()
+        }
         weakest = min(told, key=lambda name: told[name])
         if told[weakest] > most:  # false for NaN
             best, most, blind = Probe(made, expected), told[weakest], weakest
@@ -92,8 +95,8 @@ def _telling_probe(
         raise ParityError("the network's outputs are not finite for any probe: train it again")
     if most < LEAST:
         raise ParityError(
-            f"output {blind!r} stays within {most:.2g} times the widest tolerance ({widest:.3g}) "
-            "for every probe: an engine that gives a constant could not be told from a good one; "
-            "state a smaller tolerance"
+            f"output {blind!r} stays within {most:.2g} times the widest tolerance for every "
+            "probe: an engine that gives a constant could not be told from a good one; state a "
+            "smaller tolerance"
         )
     return best

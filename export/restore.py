@@ -7,12 +7,13 @@ GridSample everywhere else.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from revisage.bundle import Bundle
-from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.bundle_from_onnx import ExportOptions, ManifestFields, export_bundle
 from revisage.export.compare import Arrays
 from revisage.export.pictures import PAPER_REFERENCES, REFERENCES, TOLERANCES, picture_tensor
 from revisage.export.reference_set import degraded, reference_guides, reference_pictures
@@ -52,43 +53,47 @@ class _Warped(nn.Module):
         return warp(guide, predicted_grid(self.warpnet, degraded, guide))
 
 
-def gfrnet(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def gfrnet(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the compact GFRNet."""
     network = GFRNet.compact()
     load_weights(network, weights)
     fields = _fields("gfrnet", "compact", (RESTORED, WARPED), _multiple_of(network), weights)
-    return export_bundle(_Restored(network), fields, _pairs(REFERENCES), folder, force=force)
+    return export_bundle(_Restored(network), fields, _pairs(REFERENCES), folder, **options)
 
 
-def gfrnet_paper(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def gfrnet_paper(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export GFRNet at paper size, of recipe `gfrnet_paper`."""
     network = GFRNet.paper()
     load_weights(network, weights)
     fields = _fields("gfrnet_paper", "paper", (RESTORED, WARPED), _multiple_of(network), weights)
-    return export_bundle(_Restored(network), fields, _pairs(PAPER_REFERENCES), folder, force=force)
+    return export_bundle(_Restored(network), fields, _pairs(PAPER_REFERENCES), folder, **options)
 
 
-def gfrnet_warpnet(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def gfrnet_warpnet(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the first published WarpNet that `revisage import` took from a checkpoint."""
     network = WarpNet(**imported_arguments(weights, "gfrnet_warpnet"))
-    return _export_warpnet("gfrnet_warpnet", network, weights, folder, force)
+    return _export_warpnet("gfrnet_warpnet", network, weights, folder, options)
 
 
-def gfrnet_pyramid_warpnet(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def gfrnet_pyramid_warpnet(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the later published WarpNet that `revisage import` took from a checkpoint."""
     network = PyramidWarpNet(**imported_arguments(weights, "gfrnet_pyramid_warpnet"))
-    return _export_warpnet("gfrnet_pyramid_warpnet", network, weights, folder, force)
+    return _export_warpnet("gfrnet_pyramid_warpnet", network, weights, folder, options)
 
 
 def _export_warpnet(
-    name: str, network: WarpNet | PyramidWarpNet, weights: Path, folder: Path, force: bool
+    name: str,
+    network: WarpNet | PyramidWarpNet,
+    weights: Path,
+    folder: Path,
+    options: ExportOptions,
 ) -> Bundle:
     load_weights(network, weights)
     fields = _fields(name, "paper", (WARPED,), network.multiple_of, weights)
     fields["description"] = "Lays a guide over a degraded face (WarpNet of a published checkpoint)."
     fields["licence"] = "LicenseRef-of-the-checkpoint"
     fields["recipe"] = RecipeOrigin(name)
-    return export_bundle(_Warped(network), fields, _pairs(PAPER_REFERENCES), folder, force=force)
+    return export_bundle(_Warped(network), fields, _pairs(PAPER_REFERENCES), folder, **options)
 
 
 def _multiple_of(network: GFRNet) -> int:

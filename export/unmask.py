@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from revisage.bundle import Bundle
-from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.bundle_from_onnx import ExportOptions, ManifestFields, export_bundle
 from revisage.export.compare import Arrays
 from revisage.export.pictures import (
     IMAGE,
@@ -41,20 +42,20 @@ class _Unmasked(nn.Module):
         return (found.image + 1) / 2, found.mask
 
 
-def unmask(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def unmask(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the compact masked CycleGAN (DMFN body, mask head)."""
     network = load_weights(UnmaskGenerator.compact(), weights)
-    return _export("unmask", "compact", network, weights, folder, force)
+    return _export("unmask", "compact", network, weights, folder, options)
 
 
-def unmask_paper(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def unmask_paper(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the masked CycleGAN at paper size, of recipe `unmask_paper`."""
     network = load_weights(UnmaskGenerator.paper(), weights)
-    return _export("unmask_paper", "paper", network, weights, folder, force)
+    return _export("unmask_paper", "paper", network, weights, folder, options)
 
 
 def _export(
-    name: str, size: str, network: nn.Module, weights: Path, folder: Path, force: bool
+    name: str, size: str, network: nn.Module, weights: Path, folder: Path, options: ExportOptions
 ) -> Bundle:
     fields = ManifestFields(
         name=name,
@@ -76,4 +77,4 @@ def _export(
     count, side = (PAPER_REFERENCES, PAPER_REFERENCE_SIZE) if paper else (REFERENCES, WORKING_SIZE)
     worn = with_worn_masks(reference_pictures(count, side))
     references: list[Arrays] = [{"image": picture[None]} for picture in worn]
-    return export_bundle(_Unmasked(network), fields, references, folder, force=force)
+    return export_bundle(_Unmasked(network), fields, references, folder, **options)

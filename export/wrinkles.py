@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from revisage.bundle import Bundle
 from revisage.errors import CheckpointError
-from revisage.export.bundle_from_onnx import ManifestFields, export_bundle
+from revisage.export.bundle_from_onnx import ExportOptions, ManifestFields, export_bundle
 from revisage.export.pictures import (
     IMAGE,
     MASK,
     PAPER_REFERENCE_SIZE,
     PAPER_REFERENCES,
+    PROBABILITY_TOLERANCES,
     TOLERANCES,
     mask_tensor,
     picture_tensor,
@@ -78,7 +80,7 @@ class _NormalisedProbability(nn.Module):
         return torch.sigmoid(self.segmenter((image - self.mean) / self.deviation))
 
 
-def wrinkle_segmenter(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def wrinkle_segmenter(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the compact wrinkle segmenter."""
     network = _Probability(load_weights(CompactSegmenter(), weights))
     fields = ManifestFields(
@@ -92,16 +94,16 @@ def wrinkle_segmenter(weights: Path, folder: Path, *, force: bool = False) -> Bu
         working_size=WORKING_SIZE,
         multiple_of=CompactSegmenter.multiple,
         padding="reflect",
-        tolerances=TOLERANCES,
+        tolerances=PROBABILITY_TOLERANCES,
         licence="Apache-2.0",
         recipe=recipe_origin("wrinkle_segmenter"),
         weights_digest=file_digest(weights),
         settings={"threshold": 0.5},
     )
-    return export_bundle(network, fields, pictures(WORKING_SIZE), folder, force=force)
+    return export_bundle(network, fields, pictures(WORKING_SIZE), folder, **options)
 
 
-def wrinkle_filler(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def wrinkle_filler(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the compact filler, its Fourier units as matrix products."""
     network = _Filled(load_weights(CompactFiller(), weights))
     fields = ManifestFields(
@@ -120,10 +122,10 @@ def wrinkle_filler(weights: Path, folder: Path, *, force: bool = False) -> Bundl
         recipe=recipe_origin("wrinkle_filler"),
         weights_digest=file_digest(weights),
     )
-    return export_bundle(network, fields, pictures_with_masks(WORKING_SIZE), folder, force=force)
+    return export_bundle(network, fields, pictures_with_masks(WORKING_SIZE), folder, **options)
 
 
-def unetpp(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
+def unetpp(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export a UNet++ that `revisage import` took from a published checkpoint.
 
     The bundle takes pictures in [0, 1] and normalises them as segmentation_models.pytorch does for
@@ -147,7 +149,7 @@ def unetpp(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
         working_size=WORKING_SIZE,
         multiple_of=network.multiple,
         padding="reflect",
-        tolerances=TOLERANCES,
+        tolerances=PROBABILITY_TOLERANCES,
         licence="LicenseRef-of-the-checkpoint",
         recipe=RecipeOrigin("unetpp"),
         weights_digest=file_digest(weights),
@@ -155,4 +157,4 @@ def unetpp(weights: Path, folder: Path, *, force: bool = False) -> Bundle:
     )
     exported = _NormalisedProbability(load_weights(network, weights))
     references = pictures(PAPER_REFERENCE_SIZE, PAPER_REFERENCES)
-    return export_bundle(exported, fields, references, folder, force=force)
+    return export_bundle(exported, fields, references, folder, **options)

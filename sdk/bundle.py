@@ -164,6 +164,10 @@ def _check_members(archive: Path, manifest: Manifest) -> None:
 def _check_certificate(manifest: Manifest, certificate: Certificate) -> None:
     if certificate.model_digest != manifest.digests[MODEL]:
         raise BundleError("certificate.json: it certifies another model.onnx")
+    certified = {**certificate.graph_digests, "fp32": certificate.model_digest}
+    for precision, file in manifest.graphs.items():
+        if certified.get(precision) != manifest.digests[file]:
+            raise BundleError(f"certificate.json: it does not certify {file} at {precision}")
     inputs = {tensor.name for tensor in manifest.inputs}
     outputs = {tensor.name for tensor in manifest.outputs}
     for index, probe in enumerate(certificate.probes):

@@ -53,7 +53,7 @@ ENGINES = (
     "tensorrt-rtx",
 )
 PADDINGS = ("none", "reflect", "border", "zero")
-PROBE_KINDS = ("picture", "mask", "uniform")
+PROBE_KINDS = ("picture", "lines", "mask", "uniform")
 
 # A manifest is written by hand-sized numbers; anything beyond these is damage or an attack.
 MAX_TEXT_BYTES = 4 << 20
@@ -273,18 +273,29 @@ class Probe:
 class Certificate:
     """Proof of the parity gate: what was measured, where, and the probes to repeat it."""
 
-    model_digest: str  # sha256 of model.onnx
+    model_digest: str  # sha256 of model.onnx, the graph at fp32
     reference: str  # how the reference set is made, in words
     reference_count: int
     versions: Mapping[str, str]  # of torch, onnx, onnxruntime at export
     errors: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-    # engine -> precision -> output -> {"max_abs", "mean_abs", "rms", "p99_abs", "psnr_db"};
-    # an engine whose name ends in "+native" ran our own operators (Engine.operators)
+    # engine -> precision -> output -> {"max_abs", "mean_abs", "rms", "p99_abs", "psnr_db", and of
+    # pictures "levels_max", "levels_mean", "changed_share", "ssim", of masks "flipped_share"}.
+    # An engine whose name ends in "+native" ran our own operators (Engine.operators). "emulation"
+    # is no engine: float32 arithmetic that rounds where the graph at that precision stores.
     probes: tuple[Probe, ...]
+    graph_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # precision -> sha256 of its graph, for every precision but fp32
+    layers: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    # precision -> {"low", "float", "runs"}: what the search for layers that stay float32 came to
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         """Check the few fields that are not checked by their own type."""
+        for precision, digest in self.graph_digests.items():
+            _require(
+                precision in PRECISIONS and _DIGEST.fullmatch(digest) is not None,
+                f"certificate.json: graph_digests.{precision}: not a precision and its sha256",
+            )
         _require(
             _DIGEST.fullmatch(self.model_digest) is not None,
             "certificate.json: model_digest is not a sha256 in lower-case hexadecimal",
@@ -312,6 +323,8 @@ class Certificate:
             versions=fields.take("versions", _mapping_of(_text)),
             errors=fields.take("errors", errors),
             probes=fields.take("probes", _tuple_of(_probe)),
+            graph_digests=fields.take("graph_digests", _mapping_of(_text)),
+            layers=fields.take("layers", _mapping_of(_mapping_of(_number))),
         )
         fields.finish()
         return certificate

@@ -32,6 +32,7 @@ COMMANDS = {
     "doctor": "doctor",
     "export": "export",
     "bench-engine": "bench_engine",
+    "drift": "drift",
     "import": "import_checkpoint",
     "train": "train",
     "ablate": "ablate",

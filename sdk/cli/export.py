@@ -45,6 +45,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="with --triton: also a TensorRT plan, built for the GPU of this machine",
     )
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="LIST",
+        help="graphs beside fp32: fp16, bf16, int8 (comma between them); layers that would break "
+        "the tolerance stay float32",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="portraits with annotations.jsonl from which int8 takes its ranges; default: the "
+        "reference pictures",
+    )
     parser.add_argument("--force", action="store_true", help="replace what exists")
     parser.set_defaults(run=run)
 
@@ -95,17 +109,41 @@ def _export(name: str, args: argparse.Namespace, folder: Path) -> Bundle:
         if (error.name or "").startswith("revisage"):
             raise
         raise MissingExtraError("export", "exporting models") from error
-    bundle = export_named(name, folder, weights=args.weights, force=args.force)
+    bundle = export_named(
+        name,
+        folder,
+        weights=args.weights,
+        force=args.force,
+        precisions=tuple(name.strip() for name in args.precision.split(",")),
+        calibration=args.calibration,
+    )
     for engine, precisions in bundle.certificate.errors.items():
         for precision, outputs in precisions.items():
-            tolerance = bundle.manifest.tolerance(engine.partition("+")[0], precision)
             for output, errors in outputs.items():
+                pictures = ", ".join(
+                    f"{key} {errors[key]:.4g}"
+                    for key in ("levels_max", "levels_mean", "ssim", "flipped_share")
+                    if key in errors
+                )
                 print(
                     f"{engine} {precision} {output}: off by {errors['max_abs']:.2g} at most, "
-                    f"{errors['mean_abs']:.2g} on average (tolerance {tolerance.max_abs:.2g})"
+                    f"{errors['mean_abs']:.2g} on average{'; ' if pictures else ''}{pictures}"
                 )
-    if args.out is not None:
-        print(f"{bundle.path}: {len(bundle.read_graph()) / 1e6:.1f} MB, certified")
+    if args.out is None:
+        return bundle
+    for precision, file in bundle.manifest.graphs.items():
+        layers = bundle.certificate.layers.get(precision)
+        kept = f", {layers['float']:.0f} of its layers stay float32" if layers else ""
+        size = (bundle.path / file).stat().st_size / 1e6
+        stated: dict[str, list[str]] = {}
+        for engine, tolerances in bundle.manifest.tolerances.items():
+            if precision in tolerances:
+                tolerance = tolerances[precision]
+                text = f"{tolerance.max_abs:.2g} at most, {tolerance.mean_abs:.2g} on average"
+                stated.setdefault(text, []).append(engine)
+        allowed = "; ".join(f"{text} ({', '.join(engines)})" for text, engines in stated.items())
+        print(f"{precision}: {size:.2f} MB{kept}; tolerance {allowed}")
+    print(f"{bundle.path}: certified")
     return bundle
 
 

@@ -102,6 +102,7 @@ def write_toy_bundle(
         versions={},
         errors={},
         probes=probes_of(manifest, certified_factor),
+        graph_digests={precision: sha256(graph) for precision, graph in (graphs or {}).items()},
     ).to_json()
     (folder / "model.onnx").write_bytes(content)
     (folder / "certificate.json").write_text(certificate)

@@ -1,0 +1,113 @@
+"""One network at a lower precision, as low as its tolerance allows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+
+import onnx
+
+from revisage.errors import ParityError
+from revisage.export.compare import Arrays, excess, run_onnx, statistics_of
+from revisage.export.drift import first_drift
+from revisage.export.precision import emulated, float_graph, low_graph, low_layers
+from revisage.export.precision_search import MAX_RUNS, SearchResult, layers_to_keep
+from revisage.export.quantise import Quantiser
+from revisage.manifest import TensorSpec, Tolerance
+
+__all__ = ["LoweredGraph", "lowered", "serialised"]
+
+# Every how many references the search looks at, and of those an estimate. What it finds is checked
+# on all of them.
+SEARCH_STEP, ESTIMATE_STEP = 4, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredGraph:
+    """A graph at a precision, and what was found out on the way."""
+
+    precision: str
+    model: bytes
+    emulation: bytes | None  # the same in float32 arithmetic; None where ONNX Runtime's CPU runs it
+    search: SearchResult
+
+
+def lowered(
+    model: onnx.ModelProto,
+    precision: str,
+    tolerance: Tolerance,
+    references: Sequence[Arrays],
+    truths: Sequence[Arrays],
+    outputs: Sequence[TensorSpec],
+    *,
+    probes: tuple[Sequence[Arrays], Sequence[Arrays]],
+    calibration: Sequence[Arrays] | None = None,
+    max_runs: int = MAX_RUNS,
+) -> LoweredGraph:
+    """Lower a graph; layers whose error breaks the tolerance stay in float32.
+
+    Args:
+        model: the portable float32 graph.
+        precision: "fp16", "bf16" or "int8".
+        tolerance: against `truths`, float32 torch's outputs for `references`.
+        probes: further inputs and their true outputs, which count by themselves: the engine that
+            loads the graph has to pass the bundle's probes.
+        calibration: inputs from which int8 takes its ranges; None takes the references.
+        max_runs: of the network on all references.
+
+    Raises:
+        ParityError: no layer can be low within the tolerance.
+    """
+
+    def search(
+        layers: Sequence[str],
+        graph: Callable[[Collection[str]], onnx.ModelProto],
+        whole: onnx.ModelProto,
+    ) -> SearchResult:
+        def measured(keep: Collection[str], step: int) -> float:
+            content = serialised(graph(keep))
+            worst = 0.0
+            for inputs, true in ((references, truths), probes):
+                found = run_onnx(content, inputs[::step])
+                errors = statistics_of(true[::step], found, inputs[::step], outputs)
+                worst = max(excess(errors, tolerance), worst)  # in this order a NaN stays one
+            return worst
+
+        def found_on(step: int) -> SearchResult:
+            return layers_to_keep(
+                layers,
+                lambda keep: measured(keep, step),
+                estimate=lambda keep: measured(keep, step * ESTIMATE_STEP),
+                max_runs=max_runs,
+            )
+
+        try:
+            result = found_on(SEARCH_STEP)
+            if measured(result.keep_float, 1) > 1:  # what was left out disagrees
+                result = found_on(1)
+        except ParityError as error:
+            first = first_drift(whole, graph(()), references[:1], tolerance)
+            raise ParityError(
+                f"the graph at {precision}: {error}; first to drift is {first}"
+            ) from None
+        return result
+
+    if precision == "int8":
+        with Quantiser(model, references if calibration is None else calibration) as quantiser:
+            result = search(quantiser.layers, quantiser.graph, quantiser.model)
+            quantised = quantiser.graph(result.keep_float)
+        return LoweredGraph(precision, serialised(quantised), None, result)
+    whole = float_graph(model, precision)
+    result = search(
+        low_layers(whole, precision),
+        lambda keep: emulated(low_graph(whole, precision, keep)),
+        whole,
+    )
+    low = low_graph(whole, precision, result.keep_float)
+    return LoweredGraph(precision, serialised(low), serialised(emulated(low)), result)
+
+
+def serialised(model: onnx.ModelProto) -> bytes:
+    """Bytes of a graph: equal graphs give equal bytes."""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
