@@ -129,7 +129,9 @@ def torch_eager(
     network = network_of(row, folder)
     tensors = [torch.from_numpy(inputs[spec.name]) for spec in manifest.inputs]
     if channels_last:
-        network = network.to(memory_format=torch.channels_last)
+        for weight in network.parameters():
+            if weight.ndim == 4:  # those of StyleGAN2 have five dimensions, and no such layout
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         tensors = [
             t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors
         ]
