@@ -55,7 +55,7 @@ def write_models(
     """Write every graph of a bundle that Triton's ONNX Runtime may serve as a model.
 
     Returns:
-        The folders of the models, float32 first.
+        The folders of the models, in the manifest's order.
 
     Raises:
         OutputError: a model exists and `force` is not set, or cannot be written.
@@ -165,8 +165,9 @@ def _model_name(manifest: Manifest, precision: str) -> str:
 
 
 def _engines(manifest: Manifest, precision: str) -> set[str]:
-    """Engines of ONNX Runtime that are certified for a graph."""
-    known = (_CPU, _CUDA, _TENSORRT)
+    """Engines of ONNX Runtime that are certified for a graph, and that Triton has for it."""
+    # The precision modes of Triton's TensorRT accelerator are FP32, FP16 and INT8.
+    known = (_CPU, _CUDA) if precision == "bf16" else (_CPU, _CUDA, _TENSORRT)
     return {e for e in known if precision in manifest.tolerances.get(e, {})}
 
 
