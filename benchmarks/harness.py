@@ -119,6 +119,15 @@ class Case:
     quiet: bool
     rounds_thrown_away: int
 
+    @classmethod
+    def of_json(cls, raw: dict[str, Any]) -> Case:
+        """A case as result files hold it."""
+        for contender in raw["contenders"].values():
+            contender["seconds"] = Spread(**contender["seconds"])
+        contenders = {n: Contender(**c) for n, c in raw["contenders"].items()}
+        ratios = {n: Spread(**s) for n, s in raw["ratios"].items()}
+        return cls(**{**raw, "contenders": contenders, "ratios": ratios})
+
     @property
     def ours(self) -> str:
         return next(iter(self.contenders))
@@ -172,7 +181,7 @@ class Requirement:
     statement: str
     limit: float
     at_most: bool
-    measured: Spread
+    measured: Spread | None  # None: there was nothing to measure, and it does not hold
     holds: bool
     where: str  # the case that decided, or what was averaged
 
@@ -219,14 +228,9 @@ class Report:
     @classmethod
     def read(cls, path: Path) -> Report:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        for case in raw["cases"]:
-            for contender in case["contenders"].values():
-                contender["seconds"] = Spread(**contender["seconds"])
-            case["contenders"] = {n: Contender(**c) for n, c in case["contenders"].items()}
-            case["ratios"] = {n: Spread(**s) for n, s in case["ratios"].items()}
         for line in raw["requirements"]:
             line["measured"] = Spread(**line["measured"])
-        raw["cases"] = [Case(**case) for case in raw["cases"]]
+        raw["cases"] = [Case.of_json(case) for case in raw["cases"]]
         raw["requirements"] = [Requirement(**line) for line in raw["requirements"]]
         return cls(**raw)
 

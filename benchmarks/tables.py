@@ -28,7 +28,7 @@ def requirement_rows(lines: Iterable[Requirement]) -> Iterator[str]:
 def requirement_row(line: Requirement) -> str:
     sign = "at most" if line.at_most else "at least"
     holds = "yes" if line.holds else "**no**"
-    measured = spread_text(line.measured)
+    measured = "nothing" if line.measured is None else spread_text(line.measured)
     return f"| {line.statement} | {sign} {line.limit:g} | {measured} | {holds} | {line.where} |"
 
 

@@ -28,7 +28,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 import harness  # noqa: E402
-from harness import Case, Contender, Farm, Inputs, Spread, Work  # noqa: E402
+from harness import Case, Farm, Inputs, Work  # noqa: E402
 from networks import ROWS, Row, bundle_of, network_of, weights_of  # noqa: E402
 
 from revisage.bundle import Bundle  # noqa: E402
@@ -86,13 +86,9 @@ class NetworkReport:
     @classmethod
     def read(cls, path: Path) -> NetworkReport:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        case = raw.pop("case")
-        for contender in case["contenders"].values():
-            contender["seconds"] = Spread(**contender["seconds"])
-        case["contenders"] = {n: Contender(**c) for n, c in case["contenders"].items()}
-        case["ratios"] = {n: Spread(**s) for n, s in case["ratios"].items()}
+        case = Case.of_json(raw.pop("case"))
         engines = [EngineRow(**line) for line in raw.pop("engines")]
-        return cls(**raw, case=Case(**case), engines=engines)
+        return cls(**raw, case=case, engines=engines)
 
 
 def inputs_of(bundle: Bundle, side: int) -> dict[str, np.ndarray]:

@@ -70,8 +70,7 @@ def int8_requirement(report: NetworkReport) -> Requirement:
     statement = f"{report.name}: int8, times as fast as fp32"
     rows = [r for r in report.engines if (r.engine, r.precision) == (ONNXRUNTIME, "int8")]
     if not rows:
-        nothing = Spread(0.0, 0.0, 0.0)
-        return Requirement(statement, FASTER_THAN_FP32, False, nothing, False, "no int8 graph")
+        return Requirement(statement, FASTER_THAN_FP32, False, None, False, "no int8 graph")
     (row,) = rows
     int8 = report.case.ratios[default_contender(report, "int8")]
     fp32 = report.case.ratios[default_contender(report, "fp32")]
