@@ -1,15 +1,14 @@
 """How quick an engine is: `revisage bench-engine`, one process per engine and precision.
 
 An engine in a process of its own starts as cold as it does for a user, its peak of memory is its
-own, and one that crashes ends nothing but its row. `python -m revisage.engine_benchmark` is that
-process: a `Job` as JSON on standard input, a `Timing` as JSON on the last line of standard output.
+own, and one that crashes ends nothing but its row. `main` is that process: a `Job` as JSON on
+standard input, a `Timing` as JSON on the last line of standard output.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from revisage.errors import OptionError, RevisageError
+from revisage.python_process import python_command
 
 if TYPE_CHECKING:
     from revisage.manifest import Manifest
@@ -89,11 +89,12 @@ def time_engine(job: Job) -> Timing | str:
         The timing, or why there is none: the error, or how the process ended.
     """
     with tempfile.TemporaryDirectory() as cache:  # so that a build is a build
+        command, environment = python_command(__name__)
         started = time.time()
         done = subprocess.run(
-            [sys.executable, "-m", __name__],
+            command,
             input=json.dumps({**dataclasses.asdict(job), "started": started}),
-            env={**os.environ, "REVISAGE_CACHE": cache},
+            env={**environment, "REVISAGE_CACHE": cache},
             capture_output=True,
             text=True,
             check=False,
@@ -191,7 +192,3 @@ def main() -> None:
     except RevisageError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()

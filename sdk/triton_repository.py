@@ -94,11 +94,12 @@ def write_plan(
         MissingExtraError, DeviceError, EngineError: the plan cannot be built here.
         OutputError: the model exists and `force` is not set, or cannot be written.
     """
-    from revisage.engines.tensorrt import build_engine, supported_capabilities
+    from revisage.engines.builder_process import build_in_child
+    from revisage.engines.tensorrt import supported_capabilities
 
     bundle.manifest.tolerance("tensorrt", precision)
     profile = Profile.of(bundle.manifest)
-    built = build_engine(
+    built = build_in_child(
         bundle.read_graph(precision),
         engine="tensorrt",
         profile=profile,

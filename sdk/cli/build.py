@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -28,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "any machine, with or without a GPU; TensorRT builds for the card of this machine.",
         epilog="Engines go where sessions look for them; revisage cache lists them. For another "
         "machine, build with -o DIR and set REVISAGE_CACHE to a copy of DIR there. Ctrl-C stops at "
-        "the builder's next step, a second one at once; what was finished is kept.",
+        "once; what was finished is kept.",
     )
     parser.add_argument(
         "names",
@@ -106,30 +104,20 @@ def run(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)  # to be copied: readable as others are
         cache = EngineCache(args.out, limit=sys.maxsize)
     progress = _Progress(None if args.quiet else sys.stderr)
-    cancel = threading.Event()
     failed = 0
-    with ThreadPoolExecutor(1) as builder:
-        for job in jobs:
-            # In a thread of its own, so that Ctrl-C reaches us while the library is at work.
-            future = builder.submit(_build, job, args, cache, progress, cancel)
-            try:
-                line = future.result()
-            except RevisageError as error:
-                failed += 1
-                progress.end()
-                print_error(type(error)(f"{job}: {error}"))
-            except KeyboardInterrupt:
-                cancel.set()
-                progress.end()
-                print("revisage: stopping at the builder's next step", file=sys.stderr)
-                try:
-                    wait([future])
-                except KeyboardInterrupt:
-                    os._exit(130)  # as good as a kill, which the cache is made for
-                raise
-            else:
-                progress.end()
-                print(line)
+    for job in jobs:
+        try:
+            line = _build(job, args, cache, progress)
+        except RevisageError as error:
+            failed += 1
+            progress.end()
+            print_error(type(error)(f"{job}: {error}"))
+        except KeyboardInterrupt:
+            progress.end()
+            raise
+        else:
+            progress.end()
+            print(line, flush=True)
     print(f"{len(jobs) - failed} of {len(jobs)} engines are in {cache.folder}")
     return 2 if failed else 0
 
@@ -175,20 +163,14 @@ def _plan(args: argparse.Namespace) -> list[_Job]:
     return jobs
 
 
-def _build(
-    job: _Job,
-    args: argparse.Namespace,
-    cache: EngineCache,
-    progress: _Progress,
-    cancel: threading.Event,
-) -> str:
+def _build(job: _Job, args: argparse.Namespace, cache: EngineCache, progress: _Progress) -> str:
     """Build one engine, or find it built; gives the line that says which."""
     from revisage.engines.building import cached_engine
     from revisage.engines.cache import watched
     from revisage.engines.profile import Profile
 
     manifest = job.bundle.manifest
-    with watched(functools.partial(progress.show, job), cancel):
+    with watched(functools.partial(progress.show, job, time.monotonic())):
         found = cached_engine(
             job.bundle,
             engine=args.engine,
@@ -209,10 +191,11 @@ class _Progress:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream if stream is not None and stream.isatty() else None
 
-    def show(self, job: _Job, phase: str, done: int, total: int) -> None:
+    def show(self, job: _Job, start: float, phase: str, done: int, total: int) -> None:
         if self._stream is not None:
-            count = f"{done} of {total}" if total else f"{done} s"
-            self._stream.write(f"\r\x1b[K{job}: {phase}, {count}")
+            count = f" {done} of {total}," if total else ""
+            seconds = time.monotonic() - start
+            self._stream.write(f"\r\x1b[K{job}: {phase},{count} {seconds:.0f} s")
             self._stream.flush()
 
     def end(self) -> None:

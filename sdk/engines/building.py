@@ -10,10 +10,11 @@ import threading
 from pathlib import Path
 
 from revisage.bundle import Bundle
+from revisage.engines.builder_process import build_in_child
 from revisage.engines.cache import ANY_DRIVER, EngineCache, EngineKey, current_watch
 from revisage.engines.driver import find_gpu
 from revisage.engines.profile import Profile
-from revisage.engines.tensorrt import BuildReport, build_engine, library_version
+from revisage.engines.tensorrt import BuildReport, library_version
 from revisage.errors import BuildCancelledError
 
 __all__ = ["CachedEngine", "cached_engine"]
@@ -77,7 +78,7 @@ def cached_engine(
         with _turn:
             if watch.cancel is not None and watch.cancel.is_set():
                 raise BuildCancelledError(f"the build of {bundle.name} was cancelled")
-            built = build_engine(
+            built = build_in_child(
                 bundle.read_graph(precision),
                 engine=engine,
                 profile=profile,

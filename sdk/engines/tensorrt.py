@@ -187,7 +187,7 @@ def build_engine(
         progress: is told the phase, the steps done and the steps in all; may be called from
             another thread.
         cancel: when set, the build stops at its next step. One step, the compilation of the whole
-            graph, may take seconds.
+            graph, may take seconds; `builder_process.build_in_child` does not wait for its end.
 
     Raises:
         OptionError: an unknown engine or capability.

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from revisage import env
 from revisage.bundle import Bundle
 from revisage.cli import main
 from revisage.engines import building
@@ -106,70 +100,19 @@ def test_without_a_gpu_a_card_must_be_named(toy: str, capsys: pytest.CaptureFixt
 def test_one_failure_does_not_stop_the_others(
     toy: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_engine = building.build_engine
+    build_in_child = building.build_in_child
 
     def fail_for_ampere(model: bytes, **options: object) -> BuiltEngine:
         if options["compute_capabilities"] == ["8.6"]:
             raise EngineError("no tactic for the node Mul")
-        return build_engine(model, **options)  # type: ignore[arg-type]
+        return build_in_child(model, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(building, "build_engine", fail_for_ampere)
+    monkeypatch.setattr(building, "build_in_child", fail_for_ampere)
     assert main(["build", toy, "--for", "8.6", "--for", "8.9"]) == 2
     captured = capsys.readouterr()
     assert "toy fp32 for 8.6: no tactic for the node Mul" in captured.err
     assert "1 of 2 engines" in captured.out
     assert len(EngineCache().entries()) == 1
-
-
-INTERRUPTED = """
-import sys, time
-from pathlib import Path
-from revisage.cli import main
-from revisage.engines import building
-from revisage.errors import BuildCancelledError
-
-def slow(model, *, cancel, progress, **_):
-    Path(sys.argv[2]).touch()
-    while not cancel.is_set():
-        time.sleep(0.01)
-    if sys.argv[3] == "stubborn":
-        time.sleep(60)
-    print("stopped", flush=True)
-    raise BuildCancelledError("stopped")
-
-building.build_engine = slow
-sys.exit(main(["build", sys.argv[1], "--for", "8.6", "--for", "8.9"]))
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("step", ["short", "stubborn"])
-def test_ctrl_c_stops_the_build(toy: str, tmp_path: Path, step: str) -> None:
-    started = tmp_path / "started"
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, toy, str(started), step],
-        env={**os.environ, "PYTHONPATH": str(Path(env.__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    end = time.monotonic() + 60
-    while not started.exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    while "stopping at the builder's next step" not in process.stderr.readline():
-        assert time.monotonic() < end
-    if step == "stubborn":
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    with process.stdout as out, process.stderr as error:
-        if step == "short":
-            assert (out.read(), error.read()) == ("stopped\n", "revisage: interrupted\n")
-    assert EngineCache().entries() == []
 
 
 # --- cards ---------------------------------------------------------------------------------------

@@ -367,7 +367,7 @@ def test_another_engine_serves_until_it_is_built_and_found_ever_after(
         report = tensorrt.BuildReport(name, "1", ("8.9",), "", 1, 1, 1, 1, 0.1, ())
         return tensorrt.BuiltEngine(tensorrt_stand_in.CONTENT, report)
 
-    monkeypatch.setattr(building, "build_engine", build)
+    monkeypatch.setattr(building, "build_in_child", build)
     serving = Background(
         f"toy on {name}",
         lambda: open_engine(bundle, engine=name),

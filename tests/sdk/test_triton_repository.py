@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from revisage.bundle import Bundle, shipped_bundle, shipped_names
 from revisage.bundle_archive import pack
 from revisage.cli import main
-from revisage.engines import tensorrt
+from revisage.engines import builder_process, tensorrt
 from revisage.errors import BundleError, OutputError
 from revisage.manifest import TensorSpec, Tolerance
 from revisage.triton_repository import model_config, write_models, write_plan
@@ -169,7 +169,7 @@ def test_a_plan_is_a_model_of_the_tensorrt_backend(
         built.append((model, options))
         return tensorrt.BuiltEngine(b"plan", report=None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tensorrt, "build_engine", build)
+    monkeypatch.setattr(builder_process, "build_in_child", build)
     monkeypatch.setattr(tensorrt, "supported_capabilities", lambda engine: ("9.0",))
     bundle = toy(tmp_path, tolerances={"tensorrt": {"fp32": LIMIT}})
     place = write_plan(bundle, tmp_path / "models")
