@@ -15,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run, folder=None)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     for name, text in (
-        ("list", "every engine, the least recently used first (default)"),
+        ("list", "every engine and its kernels, the least recently used first (default)"),
         ("clear", "remove every engine; sessions build them again"),
     ):
         action = actions.add_parser(name, help=text)
@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
     cache = EngineCache(args.folder)
     if args.action == "clear":
         count, size = cache.clear()
-        print(f"{count} engines removed from {cache.folder}, {size / 1e6:.1f} MB")
+        print(f"{count} files removed from {cache.folder}, {size / 1e6:.1f} MB")
         return 0
     entries = cache.entries()
-    row = "{:<20} {:<13} {:<15} {:<9} {:>5} {:>9} {:>8}  {}"
+    row = "{:<20} {:<20} {:<15} {:<9} {:>5} {:>9} {:>8}  {}"
     if entries:
         print(row.format("model", "engine", "version", "precision", "card", "driver", "MB", "used"))
     for entry in entries:
@@ -56,5 +56,5 @@ def run(args: argparse.Namespace) -> int:
             )
         )
     size = sum(entry.bytes for entry in entries)
-    print(f"{len(entries)} engines, {size / 1e6:.1f} of {cache.limit / 1e6:.0f} MB, {cache.folder}")
+    print(f"{len(entries)} files, {size / 1e6:.1f} of {cache.limit / 1e6:.0f} MB, {cache.folder}")
     return 0

@@ -28,6 +28,7 @@ class CachedEngine:
     """A serialized engine and where it came from."""
 
     content: bytes
+    key: EngineKey
     path: Path  # in the cache; missing where the folder cannot be written
     report: BuildReport | None  # None: it had been built before
 
@@ -98,4 +99,4 @@ def cached_engine(
         }
 
     content = cache.get_or_build(key, build, about=about)
-    return CachedEngine(content, cache.path(key), reports[0] if reports else None)
+    return CachedEngine(content, key, cache.path(key), reports[0] if reports else None)

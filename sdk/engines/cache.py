@@ -8,7 +8,8 @@ Note [What an engine is built for]
     An engine of TensorRT for RTX holds no machine code for one driver: that is compiled when the
     engine is loaded. Its key states `ANY_DRIVER`, so an engine that was built ahead, on a machine
     without a GPU, is the one that the card finds later. Engines of TensorRT state the driver that
-    timed their kernels, and can only be built where they run.
+    timed their kernels, and can only be built where they run. The machine code that TensorRT for
+    RTX compiled is a file beside its engine, under the key of `EngineKey.kernels`.
 
 Note [One file per engine]
     A magic line, the length of the header (4 bytes, little endian), the header in JSON (key, size
@@ -147,6 +148,10 @@ class EngineKey:
             version=__version__,
         )
 
+    def kernels(self, driver: str) -> EngineKey:
+        """The key of what was compiled for this engine as it ran, under a driver."""
+        return dataclasses.replace(self, engine=f"{self.engine}-kernels", driver=driver)
+
     @property
     def file_name(self) -> str:
         """Name of the engine's file: readable, and different for every other key."""
@@ -219,9 +224,7 @@ class EngineCache:
             _log.warning("%s: cannot be read (%s)", path, error.strerror or error)
             return None
         except _Unusable as reason:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            _log.warning("%s: %s; it is not used and will be built again", path, reason)
+            self.discard(key, str(reason))
             return None
         with contextlib.suppress(OSError):  # a folder that cannot be written serves too
             os.utime(path)
@@ -262,6 +265,26 @@ class EngineCache:
                     words = about() if callable(about) else about
                     self._store(path, key, content, words or {})
         return content
+
+    def store(
+        self, key: EngineKey, content: bytes, *, about: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep what an engine gathered as it ran; replaces what was kept under the key.
+
+        A folder that this user may not write is left as it is: engines may be shipped in one.
+        """
+        if not self.folder.exists() or os.access(self.folder, os.W_OK):
+            with self._building(path := self.path(key)) as writable:
+                if writable:
+                    self._store(path, key, content, about or {})
+
+    def discard(self, key: EngineKey, reason: str) -> None:
+        """Remove what is kept under a key, if anything, with a warning."""
+        path = self.path(key)
+        if path.exists():
+            with contextlib.suppress(OSError):
+                path.unlink()
+            _log.warning("%s: %s; it is not used and will be made again", path, reason)
 
     def load_with_files(
         self, key: EngineKey, load: Callable[[Path], T], *, about: Mapping[str, str] | None = None

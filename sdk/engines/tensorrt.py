@@ -23,6 +23,12 @@ Note [Execution contexts]
   and their one engine holds the weights once.
 * TensorRT for RTX compiles kernels for a shape when it meets it. That is worth while for a bucket,
   and done before it is recorded; other shapes run kernels that take any.
+
+Note [Compiled kernels]
+What TensorRT for RTX compiled is kept beside the engine, for the driver that it was compiled under,
+and given back to the library at the next load, which refuses what was made elsewhere and compiles
+again. It is kept when a bucket was recorded and when the engine is let go of, in both cases after
+its probes. Kernels that were kept and fail a probe are thrown away: the next load is without.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ import numpy as np
 
 from revisage.bundle import Bundle
 from revisage.engines.base import output_shapes
-from revisage.engines.cache import Cancel, Progress
+from revisage.engines.cache import Cancel, EngineCache, EngineKey, Progress
 from revisage.engines.driver import find_gpu, gpu_obstacle
 from revisage.engines.gpu import GpuEngine, cupy_obstacle, turns
 from revisage.engines.onnxruntime import our_operators
@@ -379,6 +385,9 @@ class TensorRTEngine(GpuEngine):
         self._journal: Any = None
         self._engine: Any = None
         self._scratch: Any = None
+        self._kernels: Any = None  # the library's runtime cache; see Note [Compiled kernels]
+        self._kernels_key: EngineKey | None = None
+        self._kept_kernels = b""
         self._any_shape: Any = None
         self._recorded: dict[int, _Recorded] = {}
 
@@ -397,27 +406,63 @@ class TensorRTEngine(GpuEngine):
                 "in ONNX Runtime on the CPU only"
             )
         self.operators = dict.fromkeys(ours, "portable")
-        content = cached_engine(
+        gpu = find_gpu()
+        cached = cached_engine(
             self.bundle,
             engine=self.name,
             precision=self.precision,
             profile=self.profile,
-            compute_capability=find_gpu().compute_capability,
-        ).content
+            compute_capability=gpu.compute_capability,
+        )
         self._library = load_library(self.name)
         self._journal = _new_journal(self._library)
         runtime = self._library.Runtime(self._journal)
-        self._engine = runtime.deserialize_cuda_engine(content) if runtime else None
+        self._engine = runtime.deserialize_cuda_engine(cached.content) if runtime else None
         if self._engine is None:
             raise self._failure("cannot load the engine")
         self._check_tensors()
+        if self.name == "tensorrt-rtx":
+            self._load_kernels(cached.key.kernels(gpu.driver))
         self._scratch = cupy.empty(max(1, self._engine.device_memory_size_v2), np.uint8)
         self._any_shape = self._new_context("NONE")
 
     def _unload(self) -> None:
         self._recorded.clear()
         self.cuda_graphs.clear()
-        self._any_shape = self._engine = self._scratch = None
+        self._any_shape = self._kernels = self._engine = self._scratch = None
+
+    # --- kernels that are compiled as the engine runs --------------------------------------------
+
+    def activate(self) -> None:
+        """As `Engine.activate`; kernels that were kept and may be to blame are thrown away."""
+        try:
+            super().activate()
+        except EngineError:
+            if self._kept_kernels and self._kernels_key is not None:
+                EngineCache().discard(self._kernels_key, "the engine failed its probe with it")
+            raise
+
+    def deactivate(self) -> None:
+        """As `Engine.deactivate`; what was compiled is kept."""
+        if self.active:
+            self._keep_kernels()
+        super().deactivate()
+
+    def _load_kernels(self, key: EngineKey) -> None:
+        self._kernels_key, self._kept_kernels = key, b""
+        self._kernels = self._engine.create_runtime_config().create_runtime_cache()
+        kept = EngineCache().load(key)
+        if kept is not None and self._kernels.deserialize(kept):
+            self._kept_kernels = kept
+        self._journal.messages.clear()  # kernels that the library refuses are no failure
+
+    def _keep_kernels(self) -> None:
+        if self._kernels is None or self._kernels_key is None:
+            return
+        content = bytes(self._kernels.serialize())
+        if content != self._kept_kernels:
+            self._kept_kernels = content
+            EngineCache().store(self._kernels_key, content, about={"model": self.bundle.name})
 
     def _check_tensors(self) -> None:
         """Refuse an engine whose tensors are not those of the manifest."""
@@ -449,6 +494,8 @@ class TensorRTEngine(GpuEngine):
             config.set_execution_context_allocation_strategy(strategy)
             kinds = self._library.DynamicShapesKernelSpecializationStrategy.__members__
             config.dynamic_shapes_kernel_specialization_strategy = kinds[specialization]
+            if not config.set_runtime_cache(self._kernels):
+                raise self._failure("cannot use its kernel cache")
             context = self._engine.create_execution_context(config)
         else:
             context = self._engine.create_execution_context(strategy)
@@ -511,6 +558,7 @@ class TensorRTEngine(GpuEngine):
             try:
                 self._recorded[batch] = self._record(batch)
                 self.cuda_graphs[batch] = ""
+                self._keep_kernels()
             except Exception as error:  # of the library or of CuPy: the other context still runs
                 self.cuda_graphs[batch] = str(error) or type(error).__name__
 

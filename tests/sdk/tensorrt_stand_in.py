@@ -31,8 +31,9 @@ class Logger:
 class Context:
     """Multiplies its input by the engine's factor, where it was given everything."""
 
-    def __init__(self, engine: Any, specialization: str) -> None:
+    def __init__(self, engine: Any, specialization: str, kernels: Kernels | None) -> None:
         self.engine, self.specialization = engine, specialization
+        self.kernels = kernels
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
         self.scratch: tuple[int, int] | None = None
@@ -61,11 +62,38 @@ class Context:
         assert self.scratch is not None
         assert memory_at(self.scratch[0]).nbytes >= self.scratch[1] >= SCRATCH
         recording = stream in Stream.recording
+        if self.kernels is not None:
+            self.kernels.compile(self.shape if self.specialization == "eager" else "any shape")
         if library.fails(self, recording):
             library.say("ERROR", "out of luck")
             return False
         factor = library.factor(self, recording)
         Stream(stream).do(lambda: np.multiply(given, np.float32(factor), out=made))
+        return True
+
+
+class Kernels:
+    """What `create_runtime_cache` gives: a line of text for every kernel."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.lines: list[str] = []
+        ALIVE.add(self)
+
+    def compile(self, kernel: object) -> None:
+        if str(kernel) not in self.lines:
+            self.lines.append(str(kernel))
+            self.library.compiled.append(str(kernel))
+
+    def serialize(self) -> bytes:
+        return "\n".join([self.library.__version__, *self.lines]).encode()
+
+    def deserialize(self, content: bytes) -> bool:
+        version, *lines = content.decode().splitlines()
+        if version != self.library.__version__:
+            self.library.say("ERROR", "kernels of another version")
+            return False
+        self.lines = lines
         return True
 
 
@@ -92,13 +120,16 @@ class Engine:
     def create_runtime_config(self) -> Any:
         config = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="LAZY")
         config.set_execution_context_allocation_strategy = lambda s: setattr(config, "strategy", s)
+        config.create_runtime_cache = lambda: Kernels(self.library)
+        config.set_runtime_cache = lambda kernels: setattr(config, "kernels", kernels) is None
         return config
 
     def create_execution_context(self, config: Any) -> Any:
         strategy = config if isinstance(config, str) else config.strategy
         assert strategy == "user managed"
         kind = getattr(config, "dynamic_shapes_kernel_specialization_strategy", "")
-        self.library.contexts.append(weakref.ref(context := Context(self, kind)))
+        context = Context(self, kind, getattr(config, "kernels", None))
+        self.library.contexts.append(weakref.ref(context))
         return context
 
 
@@ -116,6 +147,7 @@ class Library:
     def __init__(self, version: str = "1.2.3") -> None:
         self.__version__ = version
         self.contexts: list[Any] = []  # weak references, in the order in which they were made
+        self.compiled: list[str] = []  # kernels, as they were missing
         self.logger: Any = None
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802

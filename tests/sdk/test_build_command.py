@@ -54,7 +54,7 @@ def test_built_for_two_cards_and_found_by_each(
     assert main(["cache"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in listed[1:3]] == [["toy", "tensorrt-rtx"]] * 2
-    assert listed[3].startswith("2 engines, ")
+    assert listed[3].startswith("2 files, ")
     assert main(["cache", "clear"]) == 0
     assert EngineCache().entries() == []
 

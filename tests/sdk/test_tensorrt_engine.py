@@ -18,6 +18,7 @@ from revisage.bundle import Bundle
 from revisage.engines import building, open_engine, tensorrt
 from revisage.engines.background import Background
 from revisage.engines.building import cached_engine
+from revisage.engines.cache import ANY_DRIVER, EngineCache, EngineKey
 from revisage.engines.driver import Gpu
 from revisage.engines.profile import Profile
 from revisage.engines.tensorrt import TensorRTEngine, tensorrt_obstacle
@@ -25,8 +26,10 @@ from revisage.errors import DeviceError, EngineError, OptionError, ShapeError
 from revisage.manifest import Tolerance
 from tests.sdk import cupy_stand_in, tensorrt_stand_in
 from tests.sdk.toy_bundle import FACTOR, write_toy_bundle
+from tests.support import needs_tensorrt_rtx
 
 TOLERANCES = {name: {"fp32": Tolerance(1e-4, 1e-5)} for name in tensorrt.ENGINES}
+KEY = EngineKey("0" * 64, "", "fp32", "tensorrt-rtx", "1.2.3", "8.9", ANY_DRIVER, "0.1")
 CARD = Gpu("Test RTX 4090", "8.9", "13.0", "580.65.06")
 
 
@@ -36,8 +39,9 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> tensorrt_stand_in.Library:
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tensorrt_stand_in.Library:
     """A machine with a GPU, as far as the engine can see."""
+    monkeypatch.setenv("REVISAGE_CACHE", str(tmp_path / "engines"))
     made = tensorrt_stand_in.Library()
     cupy_stand_in.install(monkeypatch)
     for name in ("tensorrt", "tensorrt_rtx"):
@@ -55,7 +59,7 @@ def set_content(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[dict[st
 
     def cached(_: Bundle, **options: Any) -> Any:
         asked.append(options)
-        return building.CachedEngine(content, Path("cached"), None)
+        return building.CachedEngine(content, KEY, Path("cached"), None)
 
     monkeypatch.setattr(building, "cached_engine", cached)
     return asked
@@ -165,6 +169,91 @@ def test_a_recorded_graph_that_computes_something_else_is_not_used(
         assert "is off by" in engine.cuda_graphs[2]
 
 
+# --- kernels that were compiled ------------------------------------------------------------------
+
+
+def kept_kernels() -> list[EngineKey | None]:
+    return [entry.key for entry in EngineCache().entries()]
+
+
+def test_what_was_compiled_is_found_at_the_next_load(
+    bundle: Bundle, library: Any, rng: np.random.Generator
+) -> None:
+    image = picture(rng, 2)
+    with toy_engine(bundle) as engine:
+        engine.infer({"image": image})
+        assert kept_kernels() == [KEY.kernels(CARD.driver)]  # a killed process has them, too
+    assert library.compiled == ["any shape", "(2, 3, 64, 64)"]
+    with toy_engine(bundle) as engine:
+        engine.infer({"image": image})
+        assert len(library.compiled) == 2
+        engine.infer({"image": picture(rng, 7)})
+    with toy_engine(bundle) as engine:
+        for batch in (2, 8):
+            engine.infer({"image": picture(rng, batch)})
+    assert library.compiled[2:] == ["(8, 3, 64, 64)"]
+    assert len(kept_kernels()) == 1
+
+
+def test_unrecorded_kernels_are_kept_when_the_engine_is_let_go_of(
+    bundle: Bundle, library: Any
+) -> None:
+    with toy_engine(bundle):
+        assert kept_kernels() == []
+    assert kept_kernels() == [KEY.kernels(CARD.driver)]
+    (entry,) = EngineCache().entries()
+    assert entry.about == {"model": "toy"}
+
+
+def test_kernels_of_another_driver_or_library_are_compiled_again(
+    bundle: Bundle, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> int:
+        before = len(library.compiled)
+        with toy_engine(bundle):
+            return len(library.compiled) - before
+
+    assert (load(), load()) == (1, 0)
+    newer = Gpu(CARD.name, CARD.compute_capability, CARD.cuda, "590.1")
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: newer)
+    assert (load(), load()) == (1, 0)
+    library.__version__ = "1.2.4"  # which a library may refuse, whatever the key says
+    assert (load(), load()) == (1, 0)
+    EngineCache().path(KEY.kernels("590.1")).write_bytes(b"damaged")
+    assert (load(), load()) == (1, 0)
+
+
+def test_kernels_with_which_the_engine_fails_its_probe_are_thrown_away(
+    bundle: Bundle, library: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with toy_engine(bundle):
+        pass
+    library.factor = lambda context, recording: 0.0 if context.kernels.lines else 3.0
+    with pytest.raises(EngineError, match="probe"):
+        toy_engine(bundle).activate()
+    assert kept_kernels() == []
+    assert "the engine failed its probe with it" in caplog.text
+
+
+def test_only_tensorrt_for_rtx_compiles_as_it_runs(bundle: Bundle, library: Any) -> None:
+    with toy_engine(bundle, "tensorrt"):
+        pass
+    assert kept_kernels() == library.compiled == []
+
+
+def test_the_library_has_what_is_asked_of_its_kernel_cache() -> None:
+    """Making one takes an engine, and that takes a GPU."""
+    needs_tensorrt_rtx()
+    import tensorrt_rtx
+
+    for holder, methods in (
+        (tensorrt_rtx.ICudaEngine, ("create_runtime_config",)),
+        (tensorrt_rtx.IRuntimeConfig, ("create_runtime_cache", "set_runtime_cache")),
+        (tensorrt_rtx.IRuntimeCache, ("serialize", "deserialize")),
+    ):
+        assert set(methods) <= set(dir(holder))
+
+
 # --- arrays, threads, memory ---------------------------------------------------------------------
 
 
@@ -218,7 +307,7 @@ def test_deactivate_lets_go_of_everything(
     for _ in range(2):
         with engine:
             engine.infer({"image": picture(rng, 2)})
-            assert alive() == before + 3  # an engine and two contexts
+            assert alive() == before + 4  # an engine, its kernels and two contexts
         assert alive() == before
         assert engine.cuda_graphs == {}
 
@@ -357,7 +446,6 @@ def test_another_engine_serves_until_it_is_built_and_found_ever_after(
     monkeypatch.setattr(Profile, "of", lambda _: profile)
     monkeypatch.setattr(building, "cached_engine", cached_engine)  # the true one
     monkeypatch.setattr(building, "find_gpu", lambda: CARD)
-    monkeypatch.setenv("REVISAGE_CACHE", str(tmp_path / "engines"))
     go_on, builds = threading.Event(), []
 
     def build(model: bytes, **options: Any) -> tensorrt.BuiltEngine:
