@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from revisage.training.data.holes import stroke_holes
 from revisage.training.data.ridges import line_response, log_luminance, skin_mask
 from revisage.training.data.wrinkles import wrinkle_mask
+from revisage.training.evaluation.fills import OPENCV, Fill
 from revisage.training.metrics.psnr import mean_squared_error
 from revisage.training.models.wrinkle_filler import CompactFiller, prefill
 from revisage.training.tasks.wrinkle_filler import aligned_squares
@@ -36,21 +37,8 @@ from revisage.training.tasks.wrinkle_filler import aligned_squares
 __all__ = ["OPENCV", "Scores", "clean_skin", "evaluate", "main"]
 
 Image = npt.NDArray[np.uint8]
-Fill = Callable[[Image, Image], Image]
 SIZE = 512
 LEAST_HOLE = 300  # pixels; below this the figure of a picture is chance
-
-
-def _opencv(radius: int, way: int) -> Fill:
-    return lambda image, mask: np.asarray(cv2.inpaint(image, mask, radius, way), dtype=np.uint8)
-
-
-OPENCV: dict[str, Fill] = {
-    "telea 3": _opencv(3, cv2.INPAINT_TELEA),
-    "telea 5": _opencv(5, cv2.INPAINT_TELEA),
-    "navier-stokes 3": _opencv(3, cv2.INPAINT_NS),
-    "navier-stokes 5": _opencv(5, cv2.INPAINT_NS),
-}
 
 
 def _as_fill(network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Fill:

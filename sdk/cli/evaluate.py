@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 __all__ = ["add_parser", "run"]
@@ -14,16 +15,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "evaluate",
         help="figures and contact sheets of trained weights on portraits kept back",
         description="Judge trained weights on portraits that training did not see, beside methods "
-        "that need no network. Writes report.html, report.md and contact sheets.",
+        "that need no network. Writes report.html, report.md, figures.json and contact sheets.",
     )
-    parser.add_argument("what", metavar="WHAT", help="what to judge: inpaint")
+    parser.add_argument(
+        "operation",
+        metavar="OPERATION",
+        nargs="?",
+        default="all",
+        help="inpaint, unmask, restore, ..., or all (default): every one that has weights here",
+    )
     parser.add_argument(
         "--portraits", action="append", required=True, metavar="DIR", help="annotated portraits"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="default: those that ship")
-    parser.add_argument("--split", default="val", help="of the portraits; default: val")
     parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="holes of a kind per face"
+        "--weights",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="judge these instead of those that ship; for wrinkles, one for each network",
+    )
+    parser.add_argument(
+        "--recipe",
+        default="",
+        metavar="NAME",
+        help="of the network in --weights, a name or a file; default: recipe.toml beside the "
+        "weights, else that of the network that ships",
+    )
+    parser.add_argument(
+        "--split", default="val", help="of the portraits, or all of them; default: val"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="random draws of a kind for each face"
     )
     parser.add_argument("--faces", type=int, default=0, metavar="N", help="only the first N faces")
     parser.add_argument(
@@ -36,26 +59,26 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; returns the exit code."""
     from revisage.errors import MissingExtraError, OptionError
 
-    if args.what != "inpaint":
-        raise OptionError(f"no evaluation of {args.what!r}; there is: inpaint")
     if args.seeds < 1 or args.faces < 0:
         raise OptionError("--seeds is at least 1 and --faces at least 0")
     try:
-        from revisage.export.exporters import default_weights
-        from revisage.training.evaluation import inpaint
-        from revisage.training.evaluation.report import write
+        from revisage.training.evaluation.operations import evaluate
+        from revisage.training.evaluation.report import markdown, write
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("revisage"):
             raise
         raise MissingExtraError("train", "evaluating") from error
-    weights = args.weights or default_weights("inpainting")
-    report, _ = inpaint.evaluate(
-        inpaint.fill_with(inpaint.load(weights)),
+    report = evaluate(
         args.portraits,
-        split=args.split,
+        "" if args.operation == "all" else args.operation,
+        weights=args.weights,
+        recipe=args.recipe,
+        split=None if args.split == "all" else args.split,
         seeds=args.seeds,
         limit=args.faces,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     write(report, args.out)
-    print((args.out / "report.md").read_text(encoding="utf-8").partition("\n![")[0])
+    print(markdown(report, sheets=False))
+    print(f"{args.out / 'report.html'}")
     return 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from revisage.alignment import square_matrix, transform_points
-from revisage.errors import RecipeError
+from revisage.errors import MediaError, RecipeError
 from revisage.training.data import aligned_faces as module
 from revisage.training.data.aligned_faces import AlignedFace, align_face, aligned_faces
 from revisage.training.data.folders import read_faces
@@ -157,5 +157,5 @@ def test_an_unreadable_picture_is_named_when_it_is_asked_for(tmp_path: Path) -> 
     (folder / "f1.png").write_bytes(b"no picture")
     faces = aligned_faces([folder], "train", 32)
     assert faces[0].image.shape == (32, 32, 3)
-    with pytest.raises(RecipeError, match=r"f1\.png: not a readable picture"):
+    with pytest.raises(MediaError, match=r"f1\.png: not a readable picture"):
         _ = faces[1].image

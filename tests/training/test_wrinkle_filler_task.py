@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from revisage.errors import RecipeError
-from revisage.training.evaluate_filler import OPENCV, Scores, clean_skin, evaluate
+from revisage.training.evaluate_filler import Scores, clean_skin, evaluate
+from revisage.training.evaluation.fills import OPENCV
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import read_recipe, recipe_path
 from revisage.training.tasks.wrinkle_filler import aligned_squares, build, skin_region

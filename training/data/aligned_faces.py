@@ -65,7 +65,7 @@ class AlignedFace:
         """[S, S, 3] uint8 RGB.
 
         Raises:
-            RecipeError: the picture cannot be decoded.
+            MediaError: the picture cannot be decoded.
         """
         return _pictures.get(self, self._image) if callable(self._image) else self._image
 
@@ -108,7 +108,7 @@ def _square(record: FaceRecord, points: Points, size: int) -> Image:
     try:
         photo = record.image()
     except MediaError as error:
-        raise RecipeError(
+        raise MediaError(
             f"{error}; download it again, or take {record.id} out of the data set"
         ) from error
     return align_face(photo, points, size)[0]
@@ -176,8 +176,8 @@ def aligned_faces(
         limit: keep only the first faces; 0 keeps all.
 
     Raises:
-        RecipeError: no face left, an unknown layout, or a data set without 68 landmarks; from
-            `AlignedFace.image` also a picture that cannot be decoded.
+        RecipeError: no face left, an unknown layout, or a data set without 68 landmarks.
+        MediaError: from `AlignedFace.image`, a picture that cannot be decoded.
     """
     names = tuple(str(folder) for folder in folders)
     return list(_aligned(names, split, int(size), float(min_native_face_px), int(limit)))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["signed_pictures", "unit_range"]
+__all__ = ["eight_bit", "signed_pictures", "unit_range"]
 
 
 def signed_pictures(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
@@ -21,3 +21,10 @@ def signed_pictures(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
 def unit_range(pictures: Tensor) -> Tensor:
     """[-1, 1] -> [0, 1], float32; what lies outside stays outside."""
     return (pictures.float() + 1) / 2
+
+
+def eight_bit(picture: Tensor) -> npt.NDArray[np.uint8]:
+    """[1, 3, H, W] in [0, 1], values outside cut off, as the picture [H, W, 3] that is saved."""
+    values = picture[0].permute(1, 2, 0).clamp(0, 1).float().cpu().numpy()
+    levels: npt.NDArray[np.uint8] = np.rint(255 * values).astype(np.uint8)
+    return levels

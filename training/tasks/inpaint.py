@@ -35,7 +35,17 @@ from revisage.training.models.crop import crop_resized
 from revisage.training.models.skip_inpainting import SkipInpainting, composite_hole
 from revisage.training.recipe import section
 
-__all__ = ["HOLES", "SMALL", "TINY", "Data", "InpaintTask", "Loss", "Model", "build"]
+__all__ = [
+    "HOLES",
+    "SMALL",
+    "TINY",
+    "Data",
+    "InpaintTask",
+    "Loss",
+    "Model",
+    "build",
+    "make_network",
+]
 
 Batch = Mapping[str, Tensor]
 Image = npt.NDArray[np.uint8]
@@ -112,7 +122,7 @@ class InpaintTask:
         # A hole in the middle is judged as it is, any other as the whole picture or window.
         seen = data.hole_side if data.hole == "centre" else data.crop or data.size
         try:
-            network = _network(model, data.size)
+            network = make_network(model, data.size)
             multiple = getattr(network, "multiple_of", 1)
             if data.size % multiple:
                 raise ValueError(f"sides must be multiples of {multiple}")
@@ -329,7 +339,13 @@ class InpaintTask:
         return {"inpaint": np.round(np.hstack(columns) * 255).astype(np.uint8)}
 
 
-def _network(model: Model, size: int) -> ContextEncoder | SkipInpainting | CoarseToFine:
+def make_network(model: Model, size: int) -> ContextEncoder | SkipInpainting | CoarseToFine:
+    """The network that [model] says, for pictures of `size` pixels.
+
+    Raises:
+        ValueError: a network that cannot be built.
+        CheckpointError: weights to start from that do not fit.
+    """
     network: ContextEncoder | SkipInpainting | CoarseToFine
     if model.network == "context_encoder":
         network = ContextEncoder(model.context_model, size, model.ngf, model.bottleneck)

@@ -46,7 +46,7 @@ from revisage.training.recipe import section
 from revisage.training.tasks import warp as warp_task
 from revisage.training.tasks.warp import check_size, warp_losses
 
-__all__ = ["SMALL", "TINY", "Data", "Loss", "Model", "RestoreTask", "build"]
+__all__ = ["SMALL", "TINY", "Data", "Loss", "Model", "RestoreTask", "build", "make_network"]
 
 Batch = Mapping[str, Tensor]
 Image = npt.NDArray[np.uint8]
@@ -125,20 +125,29 @@ class Loss:
     fake_labels: tuple[float, float] = (0.0, 0.3)
 
 
+def make_network(model: Model) -> GFRNet:
+    """GFRNet as [model] says.
+
+    Raises:
+        ValueError: a network that cannot be built.
+    """
+    return GFRNet(
+        model.variant,
+        warpnet=model.warpnet,
+        warp_ngf=model.warp_ngf,
+        rec_ngf=model.rec_ngf,
+        levels=model.levels,
+        reach=model.reach,
+        detach_guide=model.detach_guide,
+    )
+
+
 class RestoreTask:
     """See `revisage.training.loop.Task`."""
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         try:
-            network = GFRNet(
-                model.variant,
-                warpnet=model.warpnet,
-                warp_ngf=model.warp_ngf,
-                rec_ngf=model.rec_ngf,
-                levels=model.levels,
-                reach=model.reach,
-                detach_guide=model.detach_guide,
-            )
+            network = make_network(model)
         except ValueError as error:
             raise RecipeError(f"[model] {error}") from error
         check_size(network.recnet, data.size)

@@ -45,7 +45,7 @@ from revisage.training.models.critics import make_critic
 from revisage.training.models.masked_cyclegan import Translation, UnmaskGenerator
 from revisage.training.recipe import section
 
-__all__ = ["SMALL", "TINY", "UnmaskTask", "build"]
+__all__ = ["BARE", "SMALL", "TINY", "Model", "UnmaskTask", "build", "make_generator"]
 
 Batch = Mapping[str, Tensor]
 Image = npt.NDArray[np.uint8]
@@ -365,28 +365,34 @@ class UnmaskTask:
         return {"unmask": np.round(sheet * 255).astype(np.uint8)}
 
 
+def make_generator(model: Model) -> UnmaskGenerator:
+    """A generator as [model] says: picture [N, 3, S, S] in [-1, 1], domain -> `Translation`.
+
+    Raises:
+        ValueError: a network that cannot be built.
+    """
+    return UnmaskGenerator(
+        model.generator,  # type: ignore[arg-type]
+        model.head,  # type: ignore[arg-type]
+        model.width,
+        model.blocks,
+        2 if model.single else 0,
+    )
+
+
 def _networks(model: Model, size: int) -> dict[str, nn.Module]:
     """Generators and critics by name; raises ValueError for what cannot be built."""
     if model.single and model.critic != "stargan":
         raise ValueError('single = true needs critic = "stargan", which has a domain head')
 
-    def generator(domains: int = 0) -> nn.Module:
-        return UnmaskGenerator(
-            model.generator,  # type: ignore[arg-type]
-            model.head,  # type: ignore[arg-type]
-            model.width,
-            model.blocks,
-            domains,
-        )
-
     def critic(classes: int = 0) -> nn.Module:
         return make_critic(model.critic, size, model.critic_width, model.critic_depth, classes)
 
     if model.single:
-        return {"unmask": generator(domains=2), "critic": critic(classes=2)}
+        return {"unmask": make_generator(model), "critic": critic(classes=2)}
     return {
-        "unmask": generator(),
-        "mask": generator(),
+        "unmask": make_generator(model),
+        "mask": make_generator(model),
         "critic_bare": critic(),
         "critic_masked": critic(),
     }

@@ -1,0 +1,65 @@
+"""Trained weights for an evaluation: those that ship, or a checkpoint with its run's recipe."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from revisage.errors import CheckpointError, RecipeError
+from revisage.training.losses.perceptual import load_published
+from revisage.training.recipe import read_recipe, recipe_path
+
+__all__ = ["Recipe", "described", "filled", "recipe_of", "shipped"]
+
+Recipe = Mapping[str, Mapping[str, Any]]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def shipped(name: str) -> Path:
+    """Where the trained weights of a network lie in a source checkout."""
+    return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
+
+
+def recipe_of(weights: Path, default: str, given: str = "") -> Recipe:
+    """The recipe that says which network a checkpoint holds.
+
+    Args:
+        default: name of the recipe of the network that ships.
+        given: a recipe's name or file; "" takes `recipe.toml` beside the weights, which a run
+            leaves there, else the default.
+
+    Raises:
+        RecipeError: it is of another task than the default.
+    """
+    beside = weights.parent / "recipe.toml"
+    path = recipe_path(given) if given else beside if beside.is_file() else recipe_path(default)
+    recipe = read_recipe(path)
+    wanted = read_recipe(recipe_path(default))["run"]["task"]
+    task = recipe.get("run", {}).get("task")
+    if task != wanted:
+        raise RecipeError(
+            f"{path}: a recipe of the task {task!r}, where one of {wanted!r} is judged; name "
+            "another with --recipe"
+        )
+    return recipe
+
+
+def filled(network: Network, weights: Path, what: str) -> Network:
+    """The network with its weights, in eval mode.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds another network.
+    """
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such weights; name a safetensors file with --weights")
+    load_published(network, str(weights), what)
+    return network.eval().requires_grad_(False)
+
+
+def described(weights: Path) -> str:
+    """File name and SHA-256, for the report."""
+    return f"{weights.name}, sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}"
