@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from revisage.errors import DeviceError, ShapeError
+from revisage.errors import ShapeError
 
 __all__ = ["Pixels", "colour_channels", "full_range", "open_pixels", "unit_range"]
 
@@ -45,13 +45,18 @@ def open_pixels(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
     their info (profile, EXIF), anything with DLPack on the CPU through its own library's
     `from_dlpack`. Other holders of an `__array_interface__` come back as NumPy arrays.
 
+    A photo on a CUDA device (torch, CuPy, ...) is copied to the CPU, where faces are aligned and
+    edits applied, and back to its device: the samples are read after the work that is on the
+    current stream of its library, and the result is complete for the work that comes next.
+
     Returns:
         C-contiguous [H, W] or [H, W, C] (Note [Photos]), which may share the photo's memory and
         must not be written to; and a function from such an array to the caller's kind.
 
     Raises:
         ShapeError: not a photo, or of a shape or dtype that Note [Photos] does not list.
-        DeviceError: the photo lies on a GPU.
+        DeviceError: the photo lies on a device that is neither CPU nor CUDA.
+        MissingExtraError: it lies on a GPU, and CuPy is not installed.
     """
     if isinstance(photo, np.ndarray):
         dtype = photo.dtype
@@ -59,10 +64,10 @@ def open_pixels(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
         return _checked(native), lambda out: out.astype(dtype, copy=False)
     if type(photo).__module__.split(".")[0] == "PIL":
         return _open_pil(photo)
-    if hasattr(photo, "__cuda_array_interface__"):
-        raise _on_a_gpu(photo)
-    if hasattr(photo, "__dlpack__"):
+    if hasattr(photo, "__dlpack__") and photo.__dlpack_device__()[0] in _HOST_DEVICES:
         return _open_dlpack(photo)
+    if hasattr(photo, "__dlpack__") or hasattr(photo, "__cuda_array_interface__"):
+        return _open_on_gpu(photo)
     if hasattr(photo, "__array_interface__"):
         return _checked(np.asarray(photo)), lambda out: out
     raise ShapeError(
@@ -108,8 +113,6 @@ def _open_pil(image: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
 
 
 def _open_dlpack(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
-    if photo.__dlpack_device__()[0] not in _HOST_DEVICES:
-        raise _on_a_gpu(photo)
     try:
         pixels = np.from_dlpack(photo)
     except (BufferError, RuntimeError, TypeError) as error:
@@ -122,11 +125,19 @@ def _open_dlpack(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
     return _checked(pixels), from_dlpack
 
 
-def _on_a_gpu(photo: Any) -> DeviceError:
-    return DeviceError(
-        f"the {type(photo).__name__} lies on a GPU, and this version retouches on the CPU; "
-        "copy it to the CPU first (torch: .cpu(), CuPy: .get())"
-    )
+def _open_on_gpu(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
+    from revisage.engines.arrays import open_arrays
+
+    given = open_arrays({"photo": photo}, None, "the photo")
+    import cupy
+
+    view, stream = given.arrays["photo"], cupy.cuda.ExternalStream(given.stream)
+
+    def back(out: Pixels) -> Any:
+        with view.device, stream:
+            return given.give_back(cupy.asarray(out))
+
+    return _checked(view.get(stream=stream)), back
 
 
 def unit_range(samples: Pixels) -> npt.NDArray[np.float32]:

@@ -183,14 +183,16 @@ class Session:
         strength at 0 nothing is looked for, and the result is a copy.
 
         Args:
-            photo: NumPy array, PIL image, or anything with DLPack or an array interface on the
-                CPU; Note [Photos] in `revisage.pixels` lists shapes and dtypes.
+            photo: NumPy array, PIL image, or anything with DLPack or an array interface, on the CPU
+                or a GPU; Note [Photos] in `revisage.pixels` lists shapes and dtypes. One on a GPU
+                is copied to the CPU and the result back: networks run on the session's engine
+                wherever photos lie.
             options: what to do, and how strongly.
             faces: which faces: None or "all", "largest", or a list (from `find_faces`), of which
                 an empty one leaves the photo as it is.
 
         Returns:
-            `Result` whose image is what `photo` is.
+            `Result` whose image is what `photo` is, on its device.
 
         Raises:
             NoFaceError: no face was found.

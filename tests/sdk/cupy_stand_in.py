@@ -21,12 +21,31 @@ CURRENT = threading.local()
 ADDRESSES: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
+class Device:
+    """`cupy.cuda.Device`, which arrays are made on inside a `with` block."""
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = current_device() if number is None else number
+
+    def __enter__(self) -> Device:
+        self._before = current_device()
+        CURRENT.device = self.id
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        CURRENT.device = self._before
+
+
+def current_device() -> int:
+    return int(getattr(CURRENT, "device", 0))
+
+
 class Array:
     """`cupy.ndarray`, as far as the engines use it."""
 
-    def __init__(self, host: Any, device: int = 0) -> None:
+    def __init__(self, host: Any, device: int | None = None) -> None:
         self.host = host
-        self.device = SimpleNamespace(id=device)
+        self.device = Device(device)
 
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
@@ -61,10 +80,20 @@ class Array:
         assert getattr(host, "pinned", False), "an asynchronous copy needs page-locked memory"
         self.host[...] = host
 
-    def get(self, stream: Any, out: Any, blocking: bool) -> None:
+    def get(self, stream: Any, out: Any = None, blocking: bool = True) -> Any:
+        if blocking:
+            stream.synchronize()
+            return self.host.copy()
         assert getattr(out, "pinned", False)
-        assert not blocking
         out[...] = self.host
+        return out
+
+
+def host_of(array: Any) -> Any:
+    """The samples of an array of CuPy, of NumPy, or of whoever has CUDA's array interface."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return np.asarray(SimpleNamespace(__array_interface__=array.__cuda_array_interface__))
+    return array
 
 
 def memory_at(address: int) -> Any:
@@ -156,13 +185,13 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "cuda": SimpleNamespace(
             Stream=Stream,
             ExternalStream=Stream,
-            Device=lambda: SimpleNamespace(id=0),
+            Device=Device,
             get_current_stream=lambda device=None: SimpleNamespace(ptr=current_stream()),
             runtime=SimpleNamespace(getDeviceCount=lambda: 1),
         ),
         "empty": lambda shape, dtype: Array(np.full(shape, 77, dtype)),
         "zeros_like": lambda array: Array(np.zeros_like(array.host)),
-        "asarray": lambda array: Array(np.array(getattr(array, "host", array))),
+        "asarray": lambda array: Array(np.array(host_of(array))),
         "ascontiguousarray": lambda array: Array(np.ascontiguousarray(array.host)),
         "from_dlpack": lambda array: (
             array if isinstance(array, Array) else Array(np.asarray(array))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 import threading
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,15 @@ from PIL import Image
 
 import revisage as rv
 from revisage.alignment import square_matrix, transform_points
-from revisage.errors import BundleError, DeviceError, NoFaceError, OptionError, ShapeError
+from revisage.engines.driver import gpu_obstacle
+from revisage.errors import (
+    BundleError,
+    DeviceError,
+    MissingExtraError,
+    NoFaceError,
+    OptionError,
+    ShapeError,
+)
 from revisage.operations.folds import grow_through, keep_folds, spectacle_region, wears_spectacles
 from revisage.operations.region import (
     convex_hull,
@@ -29,6 +40,7 @@ from revisage.operations.square import sample_square
 from revisage.operations.wrinkles import Wrinkles, wrinkle_hole
 from revisage.pixels import open_pixels
 from revisage.session import EngineChoice, Parts, Session
+from tests.sdk import cupy_stand_in
 from tests.sdk.stand_ins import (
     StandInEngine,
     StandInParts,
@@ -97,18 +109,65 @@ def test_array_interface_and_unusual_memory(photo: Any) -> None:
     assert back.dtype == foreign.dtype
 
 
-def test_a_photo_on_a_gpu_is_a_clear_error() -> None:
-    class OnGpu:
-        __cuda_array_interface__ = {"shape": (4, 4, 3)}  # noqa: RUF012
+@pytest.mark.parametrize("kind", ["CuPy", "other library", "array interface"])
+def test_a_photo_on_a_gpu_comes_back_there_on_the_callers_stream(
+    kind: str, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = cupy_stand_in.install(monkeypatch)
 
-    class OnGpuByDlpack:
+    class Tensor(cupy_stand_in.Array):
+        __module__ = "other_library"
+
+    library = ModuleType("other_library")
+    library.from_dlpack = lambda array: Tensor(array.host, array.device.id)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "other_library", library)
+    given: Any = cupy_stand_in.Array(photo.copy(), device=1)
+    if kind == "other library":
+        given = Tensor(photo.copy(), device=1)
+    elif kind == "array interface":
+        given = SimpleNamespace(__cuda_array_interface__=given.__cuda_array_interface__)
+    with cupy_stand_in.Stream(55):
+        image = session_for(FACE).retouch(given, FULL).image
+    assert type(image) is (Tensor if kind == "other library" else cupy_stand_in.Array)
+    assert image.device.id == (0 if kind == "array interface" else 1)
+    np.testing.assert_array_equal(image.host, session_for(FACE).retouch(photo, FULL).image)
+    if kind == "CuPy":
+        assert journal == ["the CPU waits for 55"]  # once, before the samples are read
+
+
+@pytest.mark.cuda
+def test_a_photo_on_a_real_gpu(photo: Any) -> None:
+    if gpu_obstacle() and os.environ.get("REVISAGE_REQUIRE_CUDA") != "1":
+        pytest.skip(gpu_obstacle())
+    import cupy
+    import torch
+
+    expected = session_for(FACE).retouch(photo, FULL).image
+    with cupy.cuda.Stream(non_blocking=True):
+        image = session_for(FACE).retouch(cupy.asarray(photo), FULL).image
+        np.testing.assert_array_equal(image.get(), expected)
+    found = session_for(FACE).retouch(torch.from_numpy(photo).cuda(), FULL).image
+    assert found.is_cuda
+    np.testing.assert_array_equal(found.cpu().numpy(), expected)
+
+
+def test_a_photo_on_a_gpu_that_cannot_be_read_is_a_clear_error(
+    photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cupy_stand_in.install(monkeypatch)
+    with pytest.raises(ShapeError, match="dtype float64 is not understood"):
+        open_pixels(cupy_stand_in.Array(photo / 255))
+
+    class Elsewhere:
         def __dlpack__(self) -> None: ...
         def __dlpack_device__(self) -> tuple[int, int]:
-            return (2, 0)
+            return (8, 0)
 
-    for holder in (OnGpu(), OnGpuByDlpack()):
-        with pytest.raises(DeviceError, match="copy it to the CPU"):
-            session_for(FACE).retouch(holder, FULL)
+    with pytest.raises(DeviceError, match="neither CPU nor CUDA; copy it"):
+        open_pixels(Elsewhere())
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'revisage\[gpu\]'"):
+        open_pixels(cupy_stand_in.Array(photo))
 
 
 @pytest.mark.parametrize(
