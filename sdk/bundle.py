@@ -24,6 +24,7 @@ __all__ = [
     "MANIFEST",
     "MODEL",
     "Bundle",
+    "named_bundle",
     "shipped_bundle",
     "shipped_folder",
     "shipped_names",
@@ -204,3 +205,20 @@ def shipped_bundle(name: str) -> Bundle:
             f"no bundle {name!r} came with this installation; there are: {', '.join(names) or '-'}"
         )
     return Bundle.open(_SHIPPED / name)
+
+
+def named_bundle(name: str | os.PathLike[str]) -> Bundle:
+    """Open the bundle that somebody named: one that ships, else the folder or archive of that path.
+
+    Raises:
+        BundleError: there is no such bundle, or it is damaged.
+    """
+    names = shipped_names()
+    if str(name) in names:
+        return shipped_bundle(str(name))
+    if not Path(name).exists():
+        raise BundleError(
+            f"{name}: no such bundle folder or archive, and none of the models that ship: "
+            f"{', '.join(names) or '-'}"
+        )
+    return Bundle.open(name)

@@ -4,8 +4,9 @@ One file per command, each with `add_parser(subparsers)` and `run(args) -> exit 
 import nothing heavy at the top, so that `revisage --help` is quick; what trains or exports is
 imported inside `run`.
 
-Exit codes: 0 done; 1 something is wrong with the installation (`doctor`); 2 the input or the
-options were at fault, with one line on stderr that says what to do; 130 interrupted.
+Exit codes: 0 done; 1 what was checked does not hold or run (`doctor`, `models verify`,
+`bench-engine`); 2 the input or the options were at fault, with one line on stderr that says what to
+do; 130 interrupted.
 """
 
 from __future__ import annotations

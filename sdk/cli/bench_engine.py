@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from revisage.manifest import ENGINES, PRECISIONS
@@ -51,11 +50,10 @@ def _size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; returns 0 where an engine ran, else 1."""
-    from revisage.bundle import Bundle, shipped_bundle
+    from revisage.bundle import named_bundle
     from revisage.engine_benchmark import input_shapes, time_engine
 
-    path = Path(args.model)
-    bundle = Bundle.open(path) if path.exists() else shipped_bundle(args.model)
+    bundle = named_bundle(args.model)
     jobs = _jobs(bundle, args)
     shapes = input_shapes(bundle.manifest, jobs[0])
     results: list[tuple[Job, Timing | str]] = []

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "names",
         nargs="*",
         metavar="NAME",
-        help="models that ship, or bundle folders; default: every model that ships",
+        help="models that ship, or bundle folders or archives; default: every model that ships",
     )
     parser.add_argument(
         "--for",
@@ -95,13 +95,16 @@ def run(args: argparse.Namespace) -> int:
     """Build every engine; 0 when all are there, 2 when some failed (each with its line)."""
     from revisage.cli import print_error
     from revisage.engines.cache import EngineCache
-    from revisage.errors import RevisageError
+    from revisage.errors import OutputError, RevisageError
 
     jobs = _plan(args)
     if args.out is None:
         cache = EngineCache()
     else:
-        args.out.mkdir(parents=True, exist_ok=True)  # to be copied: readable as others are
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)  # to be copied: readable as others are
+        except OSError as error:
+            raise OutputError(f"{args.out}: cannot be made ({error.strerror})") from error
         cache = EngineCache(args.out, limit=sys.maxsize)
     progress = _Progress(None if args.quiet else sys.stderr)
     failed = 0
@@ -124,11 +127,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> list[_Job]:
     """Every engine that was asked for, each once; what cannot be built is found before the work."""
-    from revisage.bundle import Bundle, shipped_bundle, shipped_names
+    from revisage.bundle import named_bundle, shipped_names
     from revisage.engines.cards import compute_capability_of
     from revisage.engines.tensorrt import supported_capabilities
     from revisage.errors import DeviceError, OptionError
+    from revisage.manifest import PRECISIONS
 
+    precisions = dict.fromkeys(args.precisions or ["fp32"])
+    if unknown := set(precisions) - set(PRECISIONS):
+        raise OptionError(
+            f"--precision {', '.join(sorted(unknown))} is not one of {', '.join(PRECISIONS)}"
+        )
     supported = supported_capabilities(args.engine)
     cards: dict[str, list[str]] = {}
     for card in args.cards or ["current"]:
@@ -142,13 +151,10 @@ def _plan(args: argparse.Namespace) -> list[_Job]:
                 f"{', '.join(supported)}, not for {capability}"
             )
         cards.setdefault(capability, []).append(card)
-    bundles = [
-        Bundle.open(name) if "/" in name or Path(name).is_dir() else shipped_bundle(name)
-        for name in args.names or shipped_names()
-    ]
+    bundles = [named_bundle(name) for name in args.names or shipped_names()]
     jobs = []
     for bundle in bundles:
-        for precision in dict.fromkeys(args.precisions or ["fp32"]):
+        for precision in precisions:
             if not args.names and precision not in bundle.manifest.graphs:
                 print(f"{bundle.name}: has no graph at {precision}, left out")
                 continue
@@ -160,6 +166,8 @@ def _plan(args: argparse.Namespace) -> list[_Job]:
                     file=sys.stderr,
                 )
             jobs += [_Job(bundle, precision, c, ", ".join(n)) for c, n in cards.items()]
+    if not jobs:
+        raise OptionError(f"no model has a graph at {', '.join(precisions)}: nothing to build")
     return jobs
 
 
@@ -168,6 +176,7 @@ def _build(job: _Job, args: argparse.Namespace, cache: EngineCache, progress: _P
     from revisage.engines.building import cached_engine
     from revisage.engines.cache import watched
     from revisage.engines.profile import Profile
+    from revisage.errors import OutputError
 
     manifest = job.bundle.manifest
     with watched(functools.partial(progress.show, job, time.monotonic())):
@@ -179,6 +188,8 @@ def _build(job: _Job, args: argparse.Namespace, cache: EngineCache, progress: _P
             compute_capability=job.compute_capability,
             cache=cache,
         )
+    if not found.path.exists():
+        raise OutputError(f"{cache.folder}: the engine was built and could not be kept there")
     size = f"{len(found.content) / 1e6:.1f} MB"
     if found.report is None:
         return f"{job}: {size}, built before"

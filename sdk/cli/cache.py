@@ -31,7 +31,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """List or clear; returns the exit code."""
     from revisage.engines.cache import EngineCache
+    from revisage.errors import OptionError
 
+    if args.folder is not None and not args.folder.is_dir():
+        raise OptionError(f"{args.folder}: no such folder")
     cache = EngineCache(args.folder)
     if args.action == "clear":
         count, size = cache.clear()

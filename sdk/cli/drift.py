@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Compare the layers of two graphs; returns the exit code."""
-    from revisage.bundle import Bundle, shipped_bundle, shipped_names
+    from revisage.bundle import named_bundle
     from revisage.errors import MissingExtraError
 
     try:
@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
         if (error.name or "").startswith("revisage"):
             raise
         raise MissingExtraError("export", "comparing layers") from error
-    ships = args.bundle in shipped_names()
-    bundle = shipped_bundle(args.bundle) if ships else Bundle.open(args.bundle)
+    bundle = named_bundle(args.bundle)
     true, other = comparable_graphs(bundle, args.precision)
     inputs = reference_inputs(bundle.manifest.inputs, bundle.manifest.working_size)
     if args.layers:

@@ -93,11 +93,9 @@ def _export_one(name: str, args: argparse.Namespace) -> None:
 
 def _existing(name: str) -> Bundle | None:
     """A bundle that needs no export: it ships, or `name` is its path."""
-    from revisage.bundle import Bundle, shipped_bundle, shipped_names
+    from revisage.bundle import named_bundle, shipped_names
 
-    if name in shipped_names():
-        return shipped_bundle(name)
-    return Bundle.open(name) if Path(name).exists() else None
+    return named_bundle(name) if name in shipped_names() or Path(name).exists() else None
 
 
 def _export(name: str, args: argparse.Namespace, folder: Path) -> Bundle:

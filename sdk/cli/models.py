@@ -18,17 +18,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "verify", help="check digests, and run each model against its certificate"
     )
     verify.add_argument(
-        "folders",
+        "bundles",
         nargs="*",
-        type=Path,
         metavar="BUNDLE",
-        help="bundle folders or archives, or folders of bundles; default: those that ship",
+        help="models that ship, bundle folders or archives, or folders of bundles; default: all "
+        "that ship",
     )
     pack = actions.add_parser("pack", help="write a bundle as one file")
-    pack.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle folder")
+    pack.add_argument("bundle", metavar="BUNDLE", help="a model that ships, or a bundle folder")
     pack.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="NAME.zip")
     unpack = actions.add_parser("unpack", help="verify such a file and write it as a folder")
-    unpack.add_argument("bundle", type=Path, metavar="FILE", help="what `pack` wrote")
+    unpack.add_argument("bundle", metavar="FILE", help="what `pack` wrote")
     unpack.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="the bundle becomes DIR/NAME"
     )
@@ -39,16 +39,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run one action; returns the exit code."""
     if args.action == "verify":
-        return _verify(args.folders)
+        return _verify(args.bundles)
     return _copy(args) if args.action in {"pack", "unpack"} else _list()
 
 
 def _copy(args: argparse.Namespace) -> int:
-    from revisage.bundle import Bundle
+    from revisage.bundle import named_bundle
     from revisage.bundle_archive import pack, unpack
 
     copy = pack if args.action == "pack" else unpack
-    place = copy(Bundle.open(args.bundle), args.out, force=args.force)
+    place = copy(named_bundle(args.bundle), args.out, force=args.force)
     print(place)
     return 0
 
@@ -83,26 +83,27 @@ def _list() -> int:
     return 0
 
 
-def _bundle_folders(given: list[Path]) -> list[Path]:
-    """Expand folders of bundles; a folder that is no bundle stays, to be refused by name."""
-    from revisage.bundle import MANIFEST, shipped_folder
+def _expanded(given: list[str]) -> list[str]:
+    """Names and paths, folders of bundles replaced by what is in them."""
+    from revisage.bundle import MANIFEST, shipped_names
 
-    folders: list[Path] = []
-    for folder in given or [shipped_folder()]:
-        inside = sorted(p.parent for p in folder.glob(f"*/{MANIFEST}"))
-        folders += [folder] if (folder / MANIFEST).exists() or not inside else inside
-    return folders
+    found: list[str] = []
+    for name in given or shipped_names():
+        inside = sorted(str(path.parent) for path in Path(name).glob(f"*/{MANIFEST}"))
+        alone = name in shipped_names() or (Path(name) / MANIFEST).exists() or not inside
+        found += [name] if alone else inside
+    return found
 
 
-def _verify(given: list[Path]) -> int:
-    from revisage.bundle import Bundle
+def _verify(given: list[str]) -> int:
+    from revisage.bundle import named_bundle
     from revisage.engines import device_status, open_engine
     from revisage.errors import RevisageError
 
     failed = 0
-    for folder in _bundle_folders(given):
+    for name in _expanded(given):
         try:
-            bundle = Bundle.open(folder)
+            bundle = named_bundle(name)
             ran = []
             for status in device_status():
                 for precision in bundle.manifest.tolerances.get(status.engine, {}):
@@ -113,7 +114,7 @@ def _verify(given: list[Path]) -> int:
                             ran.append(f"{engine.name} {engine.precision}")
         except RevisageError as error:
             failed += 1
-            print(f"{folder.name}: FAILED: {error}")
+            print(f"{Path(name).resolve().name}: FAILED: {error}")
             continue
         if ran:
             print(f"{bundle.name}: digests match, certified output on {', '.join(ran)}")

@@ -181,7 +181,7 @@ class Entry:
     path: Path
     bytes: int  # of the file
     used: float  # when it was last loaded or written, seconds since 1970
-    key: EngineKey | None  # None: the header is damaged
+    key: EngineKey | None  # None: the header is damaged, or the file cut short
     about: Mapping[str, str]  # words of who built it: model, seconds, layers
 
 
@@ -378,6 +378,7 @@ class EngineCache:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            Path(part).chmod(0o644)  # a private folder keeps it private; one to ship is for others
             Path(part).replace(path)
             self._evict(path)
         except OSError as error:
@@ -494,5 +495,6 @@ def _describe(path: Path) -> Entry:
     status = path.stat()
     key, about = None, dict[str, str]()
     with contextlib.suppress(OSError, _Unusable), path.open("rb") as file:
-        key, about, _, _ = _read_header(file)
+        found, about, size, _ = _read_header(file)
+        key = found if file.tell() + size == status.st_size else None
     return Entry(path, status.st_size, status.st_mtime, key, about)

@@ -65,6 +65,7 @@ def test_a_folder_to_copy(toy: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     (entry,) = EngineCache(out).entries()
     assert entry.key is not None
     assert entry.key.compute_capability == "12.0"
+    assert entry.path.stat().st_mode & 0o777 == 0o644  # others may run it, and nobody else writes
     assert "2x3x64x64" in entry.key.shapes
     assert EngineCache().entries() == []
     capsys.readouterr()
@@ -78,6 +79,7 @@ def test_a_folder_to_copy(toy: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--for", "rtx-9999"], "no card 'rtx-9999' is known"),
         (["--for", "h100"], "--for h100: tensorrt-rtx builds here for"),
         (["--for", "8.9", "--precision", "fp16"], "has no graph at fp16"),
+        (["--for", "8.9", "--precision", "fp8"], "fp8 is not one of fp32, fp16, bf16, int8"),
         (["--for", "8.9", "--batch", "4,1,8"], "three growing whole numbers"),
         (["--for", "8.9", "--batch", "many"], "three growing whole numbers"),
         (["--for", "8.9", "--engine", "openvino"], "not one of tensorrt, tensorrt-rtx"),
@@ -88,6 +90,22 @@ def test_what_cannot_be_built(
 ) -> None:
     assert main(["build", toy, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_engines_that_cannot_be_kept_are_a_failure(
+    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    command = ["build", toy, "--for", "8.9"]
+    assert main([*command, "-o", str(file)]) == 2
+    assert "file: cannot be made (File exists)" in capsys.readouterr().err
+    monkeypatch.setenv("REVISAGE_CACHE", str(file / "engines"))
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert "could not be kept there" in captured.err
+    assert captured.out.startswith("0 of 1 engines are in ")
+    assert main(["cache", "list", str(file)]) == 2
 
 
 def test_without_a_gpu_a_card_must_be_named(toy: str, capsys: pytest.CaptureFixture[str]) -> None:

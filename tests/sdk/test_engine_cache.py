@@ -210,7 +210,7 @@ def test_an_update_is_explained(
 def test_what_others_can_write_is_not_loaded(cache: EngineCache, warnings: list[str]) -> None:
     cache.get_or_build(KEY, lambda: b"theirs")
     path = cache.path(KEY)
-    assert path.stat().st_mode & 0o077 == 0
+    assert path.stat().st_mode & 0o022 == 0
     assert cache.folder.stat().st_mode & 0o077 == 0
     path.chmod(0o666)
     assert cache.get_or_build(KEY, lambda: ENGINE) == ENGINE

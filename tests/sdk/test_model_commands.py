@@ -46,7 +46,20 @@ def test_verify_names_the_model_that_lies(
     assert "second: FAILED" in out
     assert main(["models", "verify", str(shipped / "first")]) == 0
     assert main(["models", "verify", str(tmp_path / "nothing")]) == 1
-    assert "no such bundle folder" in capsys.readouterr().out
+    assert "no such bundle folder or archive, and none of" in capsys.readouterr().out
+
+
+def test_commands_take_names_folders_and_archives(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["models", "pack", "first", "-o", "first.zip"]) == 0
+    for bundle in ("first", str(shipped / "first"), "first.zip"):
+        assert main(["models", "verify", bundle]) == 0
+    assert main(["bench-engine", "first.zip", "--engine", "onnxruntime-cpu", "--seconds", "0"]) == 0
+    assert main(["export", "first.zip", "--triton", "served"]) == 0
 
 
 def test_a_model_that_no_engine_here_runs_is_no_success(
