@@ -22,7 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="OPERATION",
         nargs="?",
         default="all",
-        help="inpaint, unmask, restore, ..., or all (default): every one that has weights here",
+        help="wrinkles, blemishes, unmask, inpaint, restore, live, or all (default): every one "
+        "that has weights here",
     )
     parser.add_argument(
         "--portraits", action="append", required=True, metavar="DIR", help="annotated portraits"

@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from revisage.errors import RecipeError
-from revisage.training.evaluate_filler import Scores, clean_skin, evaluate
-from revisage.training.evaluation.fills import OPENCV
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import read_recipe, recipe_path
 from revisage.training.tasks.wrinkle_filler import aligned_squares, build, skin_region
@@ -104,34 +102,3 @@ def test_skin_leaves_features_out() -> None:
         assert region[y, x] == 0
     assert region[300, 190] == 1  # a cheek
     assert region[5, 5] == 0
-
-
-def test_evaluation_tells_a_perfect_fill_from_a_bad_one() -> None:
-    square, landmarks = plain_skin(), drawn_landmarks()
-    fills = {
-        "perfect": lambda image, mask: square,
-        "gray": lambda image, mask: np.full_like(image, 128),
-        **OPENCV,
-    }
-    skin, face = evaluate(fills, [square], [landmarks])
-    for scores in (skin, face):
-        assert len(scores.pixels) == 1
-        assert scores.errors["perfect"] == [0.0]
-        assert scores.gain("perfect")[0] > 10
-        assert scores.gain("gray")[0] < -10
-        assert "navier-stokes 5" in scores.table("title")
-
-
-def test_pooled_figure_weighs_pixels() -> None:
-    scores = Scores({"ours": [1.0, 4.0]}, [100, 300])
-    assert scores.pooled("ours") == pytest.approx(10 * np.log10(255**2 / 3.25))
-
-
-def test_lines_are_no_clean_skin() -> None:
-    square, landmarks = plain_skin(), drawn_landmarks()
-    before = clean_skin(square, landmarks)
-    lined = square.copy()
-    cv2.line(lined, (160, 300), (215, 300), (120, 90, 75), 3)
-    after = clean_skin(lined, landmarks)
-    assert before[300, 190] == 1
-    assert after[296:305, 180:200].max() == 0

@@ -24,7 +24,15 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["KINDS", "Blemished", "LambdaRange", "add_blemishes", "blemish_skin", "lambda_augment"]
+__all__ = [
+    "KINDS",
+    "Blemished",
+    "LambdaRange",
+    "add_blemishes",
+    "blemish_skin",
+    "feature_region",
+    "lambda_augment",
+]
 
 Picture = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -100,6 +108,15 @@ def _barred(face: _Face, size: int) -> Picture:
     _fill(barred, points[48:60], 1, 0.03 * unit)
     _fill(barred, points[31:36] - 0.02 * unit * face.down, 1, 0.04 * unit)
     return barred
+
+
+def feature_region(landmarks: npt.ArrayLike, size: int) -> Picture:
+    """[S, S] uint8, 1 on the eyes with their lids, brows, lips and nostrils of a face.
+
+    Args:
+        landmarks: [68, 2] in pixels of the aligned square of side `size`, iBUG 300-W order.
+    """
+    return _barred(_Face.of(landmarks), size)
 
 
 def blemish_skin(image: Picture, landmarks: npt.ArrayLike) -> FloatArray:

@@ -19,7 +19,7 @@ from revisage.training.data.portraits import Portrait, read_portraits
 from revisage.training.data.ridges import IGNORE, skin_mask, teacher_labels
 from revisage.training.data.wrinkles import draw_wrinkles
 
-__all__ = ["AlignedFace", "WrinklePool", "aligned_face", "wrinkle_crop"]
+__all__ = ["AlignedFace", "WrinklePool", "aligned_face", "drawing_area", "wrinkle_crop"]
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class AlignedFace:
     labels: Mask
 
 
-def _drawing_area(skin: Mask, landmarks: npt.NDArray[np.float64], reach: int = 12) -> Mask:
+def drawing_area(skin: Mask, landmarks: npt.NDArray[np.float64], reach: int = 12) -> Mask:
     """Skin and `reach` pixels around it, without eyes, brows and lips.
 
     Crow's feet begin nearer to the eye, and end nearer to the hair, than the teacher dares to look.
@@ -73,7 +73,7 @@ def aligned_face(portrait: Portrait, cache: Path | None = None) -> AlignedFace:
     labels = teacher_labels(image, points, skin=skin)
     if portrait.face_mask:  # the mask's creases are no wrinkles, and landmarks there are guesses
         skin, labels = np.zeros_like(skin), np.zeros_like(labels)
-    face = AlignedFace(image, points, _drawing_area(skin, points), labels)
+    face = AlignedFace(image, points, drawing_area(skin, points), labels)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}.partial")

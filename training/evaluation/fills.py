@@ -13,7 +13,16 @@ from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
 from revisage.training.metrics.psnr import psnr
 from revisage.training.metrics.report import LARGEST_PSNR
 
-__all__ = ["OPENCV", "TELEA", "Fill", "decibels", "mean_face", "mean_of_others"]
+__all__ = [
+    "NAVIER_STOKES",
+    "OPENCV",
+    "TELEA",
+    "Fill",
+    "decibels",
+    "levels",
+    "mean_face",
+    "mean_of_others",
+]
 
 Image = npt.NDArray[np.uint8]
 Fill = Callable[[Image, Image], Image]  # picture [S, S, 3] and hole [S, S], 1 = hole
@@ -28,16 +37,21 @@ TELEA: dict[str, Fill] = {
     "telea 3": _opencv(3, cv2.INPAINT_TELEA),
     "telea 5": _opencv(5, cv2.INPAINT_TELEA),
 }
-OPENCV: dict[str, Fill] = {
-    **TELEA,
+NAVIER_STOKES: dict[str, Fill] = {
     "navier-stokes 3": _opencv(3, cv2.INPAINT_NS),
     "navier-stokes 5": _opencv(5, cv2.INPAINT_NS),
 }
+OPENCV = {**TELEA, **NAVIER_STOKES}
 
 
 def decibels(found: Image, true: Image, region: npt.NDArray[np.generic] | None = None) -> float:
     """PSNR in a region of 8-bit pictures, at most `LARGEST_PSNR`."""
     return min(psnr(found, true, region), LARGEST_PSNR)
+
+
+def levels(found: Image, true: Image, region: npt.NDArray[np.bool_]) -> float:
+    """Mean absolute difference in a region, levels of 255."""
+    return float(np.abs(found[region].astype(np.int16) - true[region]).mean())
 
 
 def mean_face(faces: Iterable[AlignedFace]) -> tuple[Image, list[str]]:

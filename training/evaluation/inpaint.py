@@ -25,7 +25,14 @@ import torch
 from revisage.errors import RecipeError
 from revisage.training.data import holes
 from revisage.training.data.aligned_faces import AlignedFace
-from revisage.training.evaluation.fills import OPENCV, TELEA, Fill, decibels, mean_of_others
+from revisage.training.evaluation.fills import (
+    NAVIER_STOKES,
+    OPENCV,
+    TELEA,
+    Fill,
+    decibels,
+    mean_of_others,
+)
 from revisage.training.evaluation.report import difference, gray
 from revisage.training.evaluation.study import OURS, Case, Goal, Kind, Measure
 from revisage.training.evaluation.weights import described, filled, recipe_of, shipped
@@ -43,7 +50,8 @@ HOLES: dict[str, tuple[int, Callable[[int, np.random.Generator], Image]]] = {
     "rectangle": (256, holes.rectangle_hole),
     "free_form": (256, holes.free_form_hole),
 }
-MEAN, BEST, BEST_TELEA = "mean face", "OpenCV's best", "Telea"
+MEAN, BEST = "mean face", "OpenCV's best"
+BEST_TELEA, BEST_NAVIER_STOKES = "Telea", "Navier-Stokes"
 
 
 def fill_with(network: Network, trained: int = SIZE) -> Fill:
@@ -98,7 +106,7 @@ class InpaintEvaluation:
                 (Measure("psnr", "PSNR in the hole, dB"),),
                 "with the hole, the hole, filled, four times the difference, as it is",
                 over=BEST,
-                best_of={BEST_TELEA: tuple(TELEA)},
+                best_of={BEST_TELEA: tuple(TELEA), BEST_NAVIER_STOKES: tuple(NAVIER_STOKES)},
             )
             for key, (size, _) in HOLES.items()
         }

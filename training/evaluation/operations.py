@@ -18,9 +18,12 @@ __all__ = ["OPERATIONS", "evaluate", "report_of"]
 # Operation -> trained weights that it needs, as they are named in `training/weights`. Each has a
 # module of its name beside this one with `load(weights, recipe) -> Evaluation`.
 OPERATIONS: Mapping[str, tuple[str, ...]] = {
-    "inpaint": ("inpainting",),
+    "wrinkles": ("wrinkle_segmenter", "wrinkle_filler"),
+    "blemishes": ("style_retoucher",),
     "unmask": ("unmask",),
+    "inpaint": ("inpainting",),
     "restore": ("gfrnet",),
+    "live": ("live",),
 }
 
 

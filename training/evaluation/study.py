@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from revisage.errors import MediaError
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
+from revisage.training.data.folders import read_faces
 from revisage.training.evaluation.people import age_group, skin_tone
 from revisage.training.evaluation.report import Section, Sheet, Table, sheet
 
@@ -33,6 +34,7 @@ __all__ = [
     "OURS",
     "Case",
     "Evaluation",
+    "Figure",
     "Findings",
     "Goal",
     "Kind",
@@ -40,6 +42,7 @@ __all__ = [
     "Measure",
     "Result",
     "judge",
+    "unreadable",
 ]
 
 Image = npt.NDArray[np.uint8]
@@ -251,17 +254,15 @@ class Tally:
         name = self.chosen(over)
         better = {one.key: one.better for one in self.kind.measures}[measure]
         sign = 1 if better == "higher" else -1
-        return _result(
-            [
-                (
-                    row.face,
-                    sign
-                    * (_single(row.figures[measure][OURS]) - _single(row.figures[measure][name])),
-                    1.0,
-                )
-                for row in self._of(group)
-            ]
-        )
+        parts = []
+        for row in self._of(group):
+            ours, others = (_pair(row.figures[measure][way]) for way in (OURS, name))
+            if ours[1] == others[1]:  # shares of the same whole are pooled, as they are shown
+                parts.append((row.face, sign * (ours[0] - others[0]), ours[1]))
+            else:
+                gain = sign * (_single(ours) - _single(others))
+                parts.append((row.face, gain, 1.0))
+        return _result(parts)
 
     def groups(self) -> list[str]:
         """Names of the groups that have a case."""
@@ -353,9 +354,9 @@ class Findings:
                 entries = {}
                 for way in tally.ways():
                     if tally.has(measure.key, way):
-                        entry = dataclasses.asdict(tally.figure(measure.key, way))
+                        entry: dict[str, Any] = dict(_numbers(tally.figure(measure.key, way)))
                         if way != OURS and tally.has(measure.key, OURS):
-                            entry["gain"] = dataclasses.asdict(tally.gain(measure.key, way))
+                            entry["gain"] = _numbers(tally.gain(measure.key, way))
                         entries[way] = entry
                 measures[measure.key] = entries
             kinds[key] = {
@@ -363,7 +364,7 @@ class Findings:
                 "chosen": {name: tally.chosen(name) for name in tally.kind.best_of if tally.rows},
             }  # fmt: skip
         goals = [
-            {**dataclasses.asdict(goal), "found": dataclasses.asdict(found), "reached": reached}
+            {**dataclasses.asdict(goal), "found": _numbers(found), "reached": reached}
             for goal, found, reached in self.goals()
         ]
         return {
@@ -424,6 +425,27 @@ def _group_tables(tallies: Sequence[Tally]) -> list[Table]:
     return [Table("By group", columns, list(cells.values()), note)]
 
 
+def unreadable(folders: Sequence[str], split: str | None, limit: int = 0) -> dict[str, str]:
+    """Faces whose picture is broken, also where a part of it can be decoded: id -> reason."""
+    from PIL import Image as Pillow
+
+    found = {}
+    records = (record for folder in folders for record in read_faces(folder, split))
+    for record in itertools.islice(records, limit or None):
+        try:
+            with Pillow.open(record.path) as picture:
+                picture.load()
+        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+            found[record.id] = f"{record.path}: not a readable picture ({error})"
+    return found
+
+
+def _numbers(result: Result) -> dict[str, float | None]:
+    """For JSON, which has no number for "none"."""
+    given = dataclasses.asdict(result)
+    return {key: value if math.isfinite(value) else None for key, value in given.items()}
+
+
 def judge(
     evaluation: Evaluation,
     folders: Sequence[str | Path],
@@ -446,8 +468,11 @@ def judge(
         MediaError: not one picture can be read.
     """
     names = [str(folder) for folder in folders]
+    broken = unreadable(names, split, limit)
     tallies = {key: Tally(kind) for key, kind in evaluation.kinds.items()}
-    findings = Findings(evaluation, tallies, {}, [])
+    findings = Findings(evaluation, tallies, broken, [])
+    for name, reason in broken.items():
+        say(f"{evaluation.name}: skipped {name}: {reason}")
     people: dict[str, tuple[str, ...]] = {}
     sizes = sorted({kind.size for kind in evaluation.kinds.values()}, reverse=True)
     for size in sizes:

@@ -22,7 +22,7 @@ from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace
 from revisage.training.data.picture_tensors import eight_bit, signed_pictures, unit_range
 from revisage.training.data.worn_masks import wear_mask
-from revisage.training.evaluation.fills import TELEA, decibels, mean_of_others
+from revisage.training.evaluation.fills import TELEA, decibels, levels, mean_of_others
 from revisage.training.evaluation.landmarks import LandmarkFinder
 from revisage.training.evaluation.report import difference, gray
 from revisage.training.evaluation.study import NOTHING, OURS, Case, Goal, Kind, LeftOut, Measure
@@ -115,11 +115,6 @@ class UnmaskEvaluation:
         }
         shown = (worn.image, gray(worn.mask), result, difference(result, bare), bare)
         return Case(figures, shown, (f"mask: {worn.kind.partition('/')[0]}",))
-
-
-def levels(found: Image, true: Image, region: npt.NDArray[np.bool_]) -> float:
-    """Mean absolute difference in a region, levels of 255."""
-    return float(np.abs(found[region].astype(np.int16) - true[region]).mean())
 
 
 def _inside(

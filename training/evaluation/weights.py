@@ -24,23 +24,26 @@ def shipped(name: str) -> Path:
     return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
 
 
-def recipe_of(weights: Path, default: str, given: str = "") -> Recipe:
+def recipe_of(
+    weights: Path, default: str, given: str = "", *, others: tuple[str, ...] = ()
+) -> Recipe:
     """The recipe that says which network a checkpoint holds.
 
     Args:
         default: name of the recipe of the network that ships.
         given: a recipe's name or file; "" takes `recipe.toml` beside the weights, which a run
             leaves there, else the default.
+        others: tasks that the recipe may have beside the default's.
 
     Raises:
-        RecipeError: it is of another task than the default.
+        RecipeError: it is of another task.
     """
     beside = weights.parent / "recipe.toml"
     path = recipe_path(given) if given else beside if beside.is_file() else recipe_path(default)
     recipe = read_recipe(path)
     wanted = read_recipe(recipe_path(default))["run"]["task"]
     task = recipe.get("run", {}).get("task")
-    if task != wanted:
+    if task not in {wanted, *others}:
         raise RecipeError(
             f"{path}: a recipe of the task {task!r}, where one of {wanted!r} is judged; name "
             "another with --recipe"

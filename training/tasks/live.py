@@ -45,7 +45,17 @@ from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import section
 from revisage.training.tasks.wrinkle_filler import skin_region
 
-__all__ = ["SMALL", "TINY", "LiveTask", "Teachers", "build", "load_retoucher"]
+__all__ = [
+    "SMALL",
+    "TINY",
+    "LiveTask",
+    "Model",
+    "Teachers",
+    "build",
+    "load_retoucher",
+    "resized",
+    "wrinkled_pair",
+]
 
 Batch = Mapping[str, Tensor]
 
@@ -136,8 +146,8 @@ class Teachers(nn.Module):
         """
         if self.retoucher is not None:
             side = self.retoucher.size
-            small = _resized(image, side)
-            change = _resized(self.retoucher(small).clamp(0, 1) - small, image.shape[-1])
+            small = resized(image, side)
+            change = resized(self.retoucher(small).clamp(0, 1) - small, image.shape[-1])
             blemish = change.abs().amax(dim=1, keepdim=True)
             clean = image + torch.where(blemish > RETOUCHED, change, torch.zeros_like(change))
             where = blemish > RETOUCHED
@@ -153,8 +163,8 @@ class Teachers(nn.Module):
         return clean, where.float()
 
 
-def _resized(x: Tensor, side: int) -> Tensor:
-    """To a square of `side`: cell means where that is smaller, else bilinear."""
+def resized(x: Tensor, side: int) -> Tensor:
+    """[N, C, H, W] to a square of `side`: cell means where that is smaller, else bilinear."""
     if side < x.shape[-1]:
         return functional.adaptive_avg_pool2d(x, side)
     return functional.interpolate(x, (side, side), mode="bilinear", align_corners=False)
@@ -270,15 +280,11 @@ class LiveTask:
                 self._skin[split, index] = skin_region(face.landmarks, data.size)
             skin = self._skin[split, index]
             if rng.random() < data.wrinkle_share:
-                seed = int(rng.integers(2**63))
-                pictures = []
-                for picture in (np.round(image * 255).astype(np.uint8), clean):
-                    same = np.random.default_rng(seed)  # the same wrinkles on both
-                    wrinkled, _ = draw_wrinkles(
-                        picture, face.landmarks, same, amount=data.wrinkle_amount, skin=skin
-                    )
-                    pictures.append(wrinkled)
-                image, clean = _unit(pictures[0]), pictures[1]
+                levels = np.round(image * 255).astype(np.uint8)
+                levels, clean = wrinkled_pair(
+                    levels, clean, face.landmarks, skin, rng, data.wrinkle_amount
+                )
+                image = _unit(levels)
         return image, _unit(clean), mask[..., None], skin[..., None].astype(np.float32)
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
@@ -300,7 +306,7 @@ class LiveTask:
             batch["image"], batch["clean"], batch["blemish"], batch["skin"]
         )
         side = self.data.live_size
-        return _resized(batch["image"], side), _resized(target, side), _resized(where, side)
+        return resized(batch["image"], side), resized(target, side), resized(where, side)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Losses on delta (where there is something to do), mask, composite, and steadiness."""
@@ -387,6 +393,23 @@ class LiveTask:
             columns.append(torch.cat([*rows, where.expand(-1, 3, -1, -1)], dim=2)[0])
         sheet = torch.cat(columns, dim=2).float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         return {"live": np.round(sheet * 255).astype(np.uint8)}
+
+
+def wrinkled_pair(
+    image: npt.NDArray[np.uint8],
+    clean: npt.NDArray[np.uint8],
+    landmarks: npt.NDArray[np.float64],
+    skin: npt.NDArray[np.uint8],
+    rng: np.random.Generator,
+    amount: float = 1.0,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """The same wrinkles drawn on two pictures [S, S, 3] of a face; see `draw_wrinkles`."""
+    seed = int(rng.integers(2**63))
+    one, two = (
+        draw_wrinkles(picture, landmarks, np.random.default_rng(seed), amount=amount, skin=skin)[0]
+        for picture in (image, clean)
+    )
+    return one, two
 
 
 def _unit(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -30,7 +30,7 @@ from revisage.training.models.wrinkle_filler import CompactFiller
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
 from revisage.training.recipe import section
 
-__all__ = ["SMALL", "TINY", "FillerTask", "aligned_squares", "build", "skin_region"]
+__all__ = ["SMALL", "TINY", "FillerTask", "aligned_squares", "build", "make_network", "skin_region"]
 
 Batch = Mapping[str, torch.Tensor]
 Image = npt.NDArray[np.uint8]
@@ -131,11 +131,16 @@ def skin_region(landmarks: npt.NDArray[np.float64], size: int) -> Image:
     return region
 
 
+def make_network(model: Model) -> CompactFiller:
+    """The filler as [model] says, untrained."""
+    return CompactFiller(model.stem, model.width, model.blocks, model.ratio)
+
+
 class FillerTask:
     """See `revisage.training.loop.Task`."""
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
-        network: torch.nn.Module = CompactFiller(model.stem, model.width, model.blocks, model.ratio)
+        network: torch.nn.Module = make_network(model)
         if model.weights:
             load_published(network, model.weights, "the compact filler")
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

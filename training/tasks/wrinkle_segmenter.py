@@ -48,6 +48,7 @@ __all__ = [
     "ImageNetInput",
     "SegmenterTask",
     "build",
+    "judged_regions",
     "read_segmenter",
     "segmentation_figures",
 ]
@@ -177,21 +178,41 @@ def segmentation_figures(
     return _figures(lambda image, face: _found(network, image[None])[0], faces, seed, out)
 
 
+def judged_regions(
+    drawn: Picture, labels: Picture
+) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
+    """What a found mask is compared with, and where: three ways to read the truth.
+
+    Args:
+        drawn: [S, S], 1 where wrinkles were drawn.
+        labels: [S, S], the teacher's, of the face without them.
+
+    Returns:
+        `whole`: the drawn wrinkles alone, everywhere; `near`: within 6 px of them; `union`: drawn
+        and real wrinkles, without what the teacher could not tell.
+    """
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
+    truth = (drawn > 0) | (labels == 1)
+    return {
+        "whole": (drawn, None),
+        "near": (drawn, np.asarray(cv2.dilate(drawn, disc))),
+        "union": (truth, (labels != IGNORE) | truth),
+    }
+
+
 def _figures(
     find: Finder, faces: list[AlignedFace], seed: int, out: Path | None = None
 ) -> dict[str, float]:
     """`segmentation_figures` of any way to find wrinkles in a picture of a face."""
     rng = np.random.default_rng(seed)
     whole, near, union = Overlap(), Overlap(), Overlap()
+    overlaps = {"whole": whole, "near": near, "union": union}
     bare, sheet = 0.0, []
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
     for index, face in enumerate(faces):
         image, drawn = draw_wrinkles(face.image, face.landmarks, rng, skin=face.skin)
         found = find(image, face), find(face.image, face)
-        whole.add(found[0], drawn)
-        near.add(found[0], drawn, cv2.dilate(drawn, disc))
-        truth = (drawn > 0) | (face.labels == 1)
-        union.add(found[0], truth, (face.labels != IGNORE) | truth)
+        for name, (truth, region) in judged_regions(drawn, face.labels).items():
+            overlaps[name].add(found[0], truth, region)
         bare += float(found[1].mean()) / len(faces)
         if index < 12:
             sheet.append(
