@@ -40,6 +40,7 @@ from revisage.export.compare import (
     statistics_of,
 )
 from revisage.export.drift import comparable_graphs, first_drift
+from revisage.export.half_storage import store_as_half
 from revisage.export.lowering import LoweredGraph, lowered, serialised
 from revisage.export.onnx_from_torch import OPSET, onnx_from_torch
 from revisage.export.probes import make_probes
@@ -149,6 +150,7 @@ def export_bundle(
     precisions: Sequence[str] = ("fp32",),
     calibration: Path | None = None,
     framing: Framing = square_matrix,
+    half_storage: bool = False,
 ) -> Bundle:
     """Export a network as the bundle `folder/<name>`, through the parity gate.
 
@@ -164,6 +166,7 @@ def export_bundle(
         calibration: folder of portraits (`revisage.export.calibration`) from which int8 takes its
             ranges; None takes them from the reference inputs.
         framing: where the network expects the face of a portrait.
+        half_storage: keep the fp32 graph's weights as float16 (`revisage.export.half_storage`).
 
     Returns:
         The bundle, opened from its final place.
@@ -210,6 +213,8 @@ def export_bundle(
         for precision in PRECISIONS
         if precision in precisions and precision != "fp32"
     ]
+    if half_storage:
+        store_as_half(model)
     return write_bundle(
         serialised(model),
         manifest_fields,

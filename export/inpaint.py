@@ -83,7 +83,8 @@ def inpainting(weights: Path, folder: Path, **options: Unpack[ExportOptions]) ->
         weights,
     )
     fields["recipe"] = recipe_origin("inpaint_fine")
-    return export_bundle(network, fields, _pictures_with_holes("compact"), folder, **options)
+    references = _pictures_with_holes("compact")
+    return export_bundle(network, fields, references, folder, half_storage=True, **options)
 
 
 def skip_inpainting(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:

@@ -89,6 +89,7 @@ class Edit:
     matrix: npt.NDArray[np.float64]  # [2, 3], photo pixel (x, y, 1) -> square pixel
     strength: float  # 0..1
     face_index: int = 0  # position of the face in Result.faces
+    part: int = 0  # which of several edits that an operation made in one photo
 
     def __post_init__(self) -> None:
         """Check, round and freeze."""
@@ -122,8 +123,9 @@ class Edit:
 
     @property
     def name(self) -> str:
-        """A name for files, unique within one result: `wrinkles_face1`."""
-        return f"{self.operation}_face{self.face_index + 1}"
+        """A name for files, unique within one result: `wrinkles_face1`, `inpaint_face1_part2`."""
+        part = f"_part{self.part + 1}" if self.part else ""
+        return f"{self.operation}_face{self.face_index + 1}{part}"
 
     def with_strength(self, strength: float) -> Edit:
         """The same edit with another strength, 0..1."""

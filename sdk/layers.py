@@ -82,6 +82,7 @@ def _sidecar(edit: Edit) -> dict[str, Any]:
         "revisage_layers": SCHEMA,
         "operation": edit.operation,
         "face_index": edit.face_index,
+        "part": edit.part,
         "strength": edit.strength,
         "size": edit.size,
         "matrix": edit.matrix.tolist(),
@@ -119,7 +120,7 @@ def _png(values: npt.NDArray[np.float32]) -> bytes:
 
 
 def read_layers(folder: str | Path) -> list[Edit]:
-    """The edits in a folder, ordered by face, then by file name.
+    """The edits in a folder, ordered by face, then by part and file name.
 
     Raises:
         MediaError: no layers there, or a file that is missing, damaged or of another kind.
@@ -128,7 +129,9 @@ def read_layers(folder: str | Path) -> list[Edit]:
     if not sidecars:
         raise MediaError(f"{folder}: no Revisage layers there")
     edits = [_read_edit(path) for path in sidecars]
-    order = sorted(range(len(edits)), key=lambda i: (edits[i].face_index, sidecars[i].name))
+    order = sorted(
+        range(len(edits)), key=lambda i: (edits[i].face_index, edits[i].part, sidecars[i].name)
+    )
     return [edits[i] for i in order]
 
 
@@ -169,6 +172,7 @@ def _read_edit(path: Path) -> Edit:
             matrix=np.asarray(entry["matrix"], dtype=np.float64),
             strength=float(entry["strength"]),
             face_index=int(entry["face_index"]),
+            part=int(entry.get("part", 0)),
         )
     except MediaError:
         raise

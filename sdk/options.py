@@ -8,12 +8,12 @@ from typing import Any
 
 from revisage.errors import OptionError
 
-__all__ = ["OPERATIONS", "Retouch"]
+__all__ = ["OPERATIONS", "Retouch", "checked_strength"]
 
 # Operations in the order in which they are applied.
 OPERATIONS = ("wrinkles",)
 # Named in the design, not in this version: asking for one is an error that says so.
-_LATER = ("blemishes", "inpaint", "restore", "unmask")
+_LATER = ("blemishes", "restore", "unmask")
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -31,6 +31,8 @@ class Retouch:
 
     def __init__(self, *, wrinkles: float = 0.0, **others: Any) -> None:
         for name in others:
+            if name == "inpaint":
+                raise OptionError("inpaint needs a painted hole: session.inpaint(photo, hole)")
             if name in _LATER:
                 raise OptionError(
                     f"operation {name!r} is not in this version of Revisage; "
@@ -39,7 +41,7 @@ class Retouch:
             raise OptionError(
                 f"there is no operation {name!r}; Revisage has: {', '.join(OPERATIONS)}"
             )
-        object.__setattr__(self, "wrinkles", _checked_strength("wrinkles", wrinkles))
+        object.__setattr__(self, "wrinkles", checked_strength("wrinkles", wrinkles))
 
     def strengths(self) -> dict[str, float]:
         """Operation -> strength for those above 0, in the order in which they are applied."""
@@ -47,7 +49,8 @@ class Retouch:
         return {name: strength for name, strength in every.items() if strength > 0.0}
 
 
-def _checked_strength(name: str, value: Any) -> float:
+def checked_strength(name: str, value: Any) -> float:
+    """A strength as a float; OptionError when it is no number from 0 to 1."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise OptionError(f"{name}={value!r} is not a strength; give a number from 0 to 1")
     strength = float(value)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 from revisage import env
 from revisage.errors import NoFaceError, OptionError
 from revisage.manifest import ENGINES, PRECISIONS
-from revisage.operations import BUNDLES, Operation, make_operation
-from revisage.options import Retouch
+from revisage.operations import BUNDLES, make_operation
+from revisage.options import Retouch, checked_strength
 from revisage.pixels import Pixels, open_pixels
 from revisage.results import Receipt, Result, Stopwatch
 
@@ -157,7 +157,7 @@ class Session:
         self._faces: Serving[FaceSource] | None = None
         self._engines: dict[str, Serving[Any]] = {}
         # An operation is made again when one of its networks moved to another engine.
-        self._operations: dict[str, tuple[Operation, Networks]] = {}
+        self._operations: dict[str, tuple[Any, Networks]] = {}
 
     # --- photos ----------------------------------------------------------------------------------
 
@@ -207,6 +207,61 @@ class Session:
         pixels, give_back = open_pixels(photo)
         strengths = options.strengths()
         chosen, edits, networks = self._edits(pixels, strengths, faces, stopwatch)
+        with stopwatch.stage("composite"):
+            out = pixels.copy()
+            apply_to_pixels(out, edits, threads=self.threads)
+        return Result(
+            image=give_back(out),
+            edits=tuple(edits),
+            faces=tuple(chosen),
+            receipt=self._receipt(networks, stopwatch),
+        )
+
+    def inpaint(
+        self,
+        photo: Any,
+        hole: Any,
+        faces: Sequence[Face] | Literal["all", "largest"] | None = None,
+        *,
+        strength: float = 1.0,
+    ) -> Result:
+        """Fill a painted hole: scratches, spots, stray hair, writing on a face.
+
+        What the hole covers is painted anew from what is around it; it is made for faces, and a
+        photo without one is filled all the same. Samples outside the hole keep their bits.
+
+        Args:
+            photo: as in `retouch`.
+            hole: [H, W] as the photo, bool, uint8, uint16 or float (or a PIL image of one channel):
+                0 is kept, white is filled, what lies between is mixed.
+            faces: where faces are: None or "all" to look for them, "largest", or a list (from
+                `find_faces`), which may be empty.
+            strength: 0..1, how much of the fill is mixed in.
+
+        Returns:
+            `Result` whose image is what `photo` is, with an edit for each part of the hole.
+
+        Raises:
+            ShapeError, OptionError: photo, hole, faces or strength cannot be used.
+            DeviceError, EngineError, BundleError: the networks cannot run.
+        """
+        from revisage.edit import apply_to_pixels
+        from revisage.operations.inpaint import open_hole
+
+        strength = checked_strength("strength", strength)
+        stopwatch = Stopwatch()
+        pixels, give_back = open_pixels(photo)
+        mask = open_hole(hole, *pixels.shape[:2])
+        networks: Networks = {}
+        if faces is None or isinstance(faces, str):
+            with contextlib.suppress(NoFaceError):
+                faces, networks = self._chosen_faces(pixels, faces or "all", stopwatch)
+        chosen = [] if faces is None or isinstance(faces, str) else list(faces)
+        operation, used = self._operation("inpaint", stopwatch)
+        networks |= used
+        edits = operation.edits(
+            pixels, mask, chosen, strength, stopwatch=stopwatch, threads=self.threads
+        )
         with stopwatch.stage("composite"):
             out = pixels.copy()
             apply_to_pixels(out, edits, threads=self.threads)
@@ -316,7 +371,7 @@ class Session:
                 self._faces = self._open("the face finder", self._parts.faces, "fp32")
             return self._faces.now
 
-    def _operation(self, name: str, stopwatch: Stopwatch) -> tuple[Operation, Networks]:
+    def _operation(self, name: str, stopwatch: Stopwatch) -> tuple[Any, Networks]:
         """An operation on the engines that serve now, and those engines."""
         names = BUNDLES[name]
         with self._lock:

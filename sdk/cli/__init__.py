@@ -25,6 +25,7 @@ __all__ = ["main"]
 # Command -> module; `import` is a word of Python.
 COMMANDS = {
     "retouch": "retouch",
+    "inpaint": "inpaint",
     "faces": "faces",
     "video": "video",
     "models": "models",

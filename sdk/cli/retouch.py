@@ -6,17 +6,25 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from revisage.manifest import ENGINES, PRECISIONS
 
 if TYPE_CHECKING:
-    from revisage.options import Retouch
     from revisage.results import Receipt, Result
     from revisage.session import Session
 
-__all__ = ["add_parser", "add_session_options", "open_session", "run"]
+__all__ = [
+    "add_output_options",
+    "add_parser",
+    "add_session_options",
+    "add_strength_options",
+    "open_session",
+    "run",
+    "run_jobs",
+]
 
 _COMPARE_SIDE = 1600  # of each half of a before/after picture, pixels
 
@@ -31,6 +39,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.set_defaults(run=run)
     parser.add_argument("photos", nargs="+", type=Path, metavar="IN", help="photos to retouch")
+    add_output_options(parser)
+    add_strength_options(parser)
+    add_session_options(parser)
+    parser.add_argument(
+        "--faces", choices=("all", "largest"), default="all", help="which faces (default all)"
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is written."""
     parser.add_argument(
         "-o",
         "--out",
@@ -38,12 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="OUT",
         help="a file (.jpg, .png, .tif, .webp, .avif), or a folder, which takes IN_retouched.*",
     )
-    add_session_options(parser)
     parser.add_argument(
-        "--faces", choices=("all", "largest"), default="all", help="which faces (default all)"
-    )
-    parser.add_argument(
-        "--layers", action="store_true", help="write delta and mask of each face, 16-bit TIFF"
+        "--layers", action="store_true", help="write delta and mask of each edit, 16-bit TIFF"
     )
     parser.add_argument("--compare", action="store_true", help="write a before/after picture")
     parser.add_argument("--receipt", action="store_true", help="print what ran and for how long")
@@ -52,11 +66,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
 
 
-def add_session_options(parser: argparse.ArgumentParser) -> None:
-    """Options that photos and video share."""
+def add_strength_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is retouched, for photos and video."""
     parser.add_argument(
         "--wrinkles", type=float, default=0.8, metavar="0..1", help="strength (default 0.8)"
     )
+
+
+def add_session_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that opens a session."""
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     parser.add_argument(
@@ -109,12 +127,25 @@ class _Job:
 
 def run(args: argparse.Namespace) -> int:
     """Retouch every photo; 0 when all succeeded, 2 when some failed (each with its line)."""
-    from revisage.cli import print_error
-    from revisage.errors import RevisageError
     from revisage.options import Retouch
-    from revisage.photo.output import check_output
 
     options = Retouch(wrinkles=args.wrinkles)
+    return run_jobs(args, lambda session, photo: session.retouch(photo, options, args.faces))
+
+
+def run_jobs(args: argparse.Namespace, work: Callable[[Session, Any], Result]) -> int:
+    """Do the work on every photo of the command line, and write what its options ask for.
+
+    Args:
+        work: from a session and the pixels of a photo to its result.
+
+    Returns:
+        0 when all succeeded, 2 when some failed (each with its line).
+    """
+    from revisage.cli import print_error
+    from revisage.errors import RevisageError
+    from revisage.photo.output import check_output
+
     jobs = _plan(args)
     if args.json not in (None, "-"):
         check_output(args.json, force=args.force)
@@ -123,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     with open_session(args) as session:
         for number, job in enumerate(jobs, start=1):
             try:
-                receipt = _retouch(session, job, options, args)
+                receipt = _retouch(session, job, work, force=args.force)
             except RevisageError as error:
                 failed += 1
                 print_error(error if str(job.photo) in str(error) else _about(job, error))
@@ -171,7 +202,9 @@ def _plan(args: argparse.Namespace) -> list[_Job]:
     return jobs
 
 
-def _retouch(session: Session, job: _Job, options: Retouch, args: argparse.Namespace) -> Receipt:
+def _retouch(
+    session: Session, job: _Job, work: Callable[[Session, Any], Result], *, force: bool
+) -> Receipt:
     from revisage.layers import stage_layers
     from revisage.photo import format_for, read_photo
     from revisage.photo.output import Staging, check_output
@@ -181,11 +214,11 @@ def _retouch(session: Session, job: _Job, options: Retouch, args: argparse.Names
     before, after = Stopwatch(), Stopwatch()
     if job.photo.exists():  # else the missing photo is the better error
         format_for(job.image)
-        check_output(job.image, force=args.force)
+        check_output(job.image, force=force)
     with before.stage("read"):
         photo = read_photo(job.photo)
-    result = session.retouch(photo.pixels, options, args.faces)
-    with after.stage("write"), Staging(force=args.force) as staging:
+    result = work(session, photo.pixels)
+    with after.stage("write"), Staging(force=force) as staging:
         staging.write(job.image, photo_pieces(photo.with_pixels(result.image), job.image))
         if job.layers is not None:
             stage_layers(staging, result.edits, job.layers)
@@ -239,7 +272,7 @@ def _report(job: _Job, receipt: Receipt, args: argparse.Namespace, count: str) -
     if job.compare is not None:
         print(f"{job.compare}  (before | after)")
     if job.layers is not None:
-        print(f"{job.layers}/  (delta and mask of each face)")
+        print(f"{job.layers}/  (delta and mask of each edit)")
     if args.receipt:
         print(receipt)
 

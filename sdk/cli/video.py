@@ -8,7 +8,11 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from revisage.cli.retouch import add_session_options, open_session
+from revisage.cli.retouch import (
+    add_session_options,
+    add_strength_options,
+    open_session,
+)
 
 __all__ = ["add_parser", "run"]
 
@@ -24,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
     parser.add_argument("video", type=Path, metavar="IN", help="video to retouch")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write")
+    add_strength_options(parser)
     add_session_options(parser)
 
 

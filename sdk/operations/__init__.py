@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BUNDLES", "Network", "Operation", "make_operation"]
 
 # Operation -> names of the bundles that it loads.
-BUNDLES = {"wrinkles": ("wrinkle_segmenter", "wrinkle_filler")}
+BUNDLES = {"wrinkles": ("wrinkle_segmenter", "wrinkle_filler"), "inpaint": ("inpainting",)}
 
 
 class Network(Protocol):
@@ -47,8 +47,9 @@ class Operation(Protocol):
         """The edit of one face of a photo (Note [Photos] in `revisage.pixels`)."""
 
 
-def make_operation(operation: str, networks: Mapping[str, Network]) -> Operation:
-    """An operation from its networks, by bundle name."""
+def make_operation(operation: str, networks: Mapping[str, Network]) -> Any:
+    """An operation from its networks, by bundle name: an `Operation`, or an `Inpaint`."""
+    from revisage.operations.inpaint import Inpaint
     from revisage.operations.wrinkles import Wrinkles
 
-    return {"wrinkles": Wrinkles}[operation](networks)
+    return {"wrinkles": Wrinkles, "inpaint": Inpaint}[operation](networks)

@@ -81,7 +81,11 @@ class StandInEngine:
         self.active = True
         self.calls = 0
         self._lock = threading.Lock()
-        self._infer = {"wrinkle_segmenter": lines, "wrinkle_filler": smooth_fill}[bundle]
+        self._infer = {
+            "wrinkle_segmenter": lines,
+            "wrinkle_filler": smooth_fill,
+            "inpainting": smooth_fill,
+        }[bundle]
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         assert self.active
