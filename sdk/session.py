@@ -199,22 +199,15 @@ class Session:
             OptionError, ShapeError: options or photo cannot be used.
             DeviceError, EngineError, BundleError: the networks cannot run.
         """
-        from revisage.edit import apply_to_pixels
-
         if not isinstance(options, Retouch):
             raise OptionError(f"options must be a Retouch, e.g. Retouch(wrinkles=0.8): {options!r}")
         stopwatch = Stopwatch()
         pixels, give_back = open_pixels(photo)
         strengths = options.strengths()
         chosen, edits, networks = self._edits(pixels, strengths, faces, stopwatch)
-        with stopwatch.stage("composite"):
-            out = pixels.copy()
-            apply_to_pixels(out, edits, threads=self.threads)
+        out = self._applied(pixels, edits, stopwatch)
         return Result(
-            image=give_back(out),
-            edits=tuple(edits),
-            faces=tuple(chosen),
-            receipt=self._receipt(networks, stopwatch),
+            give_back(out), tuple(edits), tuple(chosen), self._receipt(networks, stopwatch)
         )
 
     def inpaint(
@@ -245,7 +238,6 @@ class Session:
             ShapeError, OptionError: photo, hole, faces or strength cannot be used.
             DeviceError, EngineError, BundleError: the networks cannot run.
         """
-        from revisage.edit import apply_to_pixels
         from revisage.operations.inpaint import open_hole
 
         strength = checked_strength("strength", strength)
@@ -262,15 +254,18 @@ class Session:
         edits = operation.edits(
             pixels, mask, chosen, strength, stopwatch=stopwatch, threads=self.threads
         )
+        out = self._applied(pixels, edits, stopwatch)
+        return Result(
+            give_back(out), tuple(edits), tuple(chosen), self._receipt(networks, stopwatch)
+        )
+
+    def _applied(self, pixels: Pixels, edits: Sequence[Edit], stopwatch: Stopwatch) -> Pixels:
+        from revisage.edit import apply_to_pixels
+
         with stopwatch.stage("composite"):
             out = pixels.copy()
             apply_to_pixels(out, edits, threads=self.threads)
-        return Result(
-            image=give_back(out),
-            edits=tuple(edits),
-            faces=tuple(chosen),
-            receipt=self._receipt(networks, stopwatch),
-        )
+        return out
 
     def _edits(
         self,

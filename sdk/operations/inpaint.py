@@ -174,7 +174,10 @@ def open_hole(hole: Any, height: int, width: int) -> npt.NDArray[Any]:
         ShapeError: another shape, dtype or size than the photo's.
         OptionError: nothing is to be filled, or values are not finite and within 0..1.
     """
-    mask = np.asarray(hole)
+    try:
+        mask = np.asarray(hole)
+    except TypeError as error:
+        raise ShapeError(f"the hole must be an array on the CPU ({error})") from error
     if mask.dtype.name not in ("bool", "uint8", "uint16", "float16", "float32", "float64"):
         raise ShapeError(
             f"a hole of dtype {mask.dtype.name} is not understood; give bool, uint8, uint16 or "

@@ -493,11 +493,14 @@ def test_every_shipped_bundle_is_certified_at_its_precisions_and_all_are_small()
     files = 0
     for name in shipped_names():
         found = shipped_bundle(name)
+        files += sum(p.stat().st_size for p in found.path.iterdir())
+        errors = found.certificate.errors
+        if name == "inpainting":  # each of its graphs is as large as all others of a bundle
+            assert set(found.manifest.graphs) == {"fp32"} == set(errors["onnxruntime-cpu"])
+            continue
         # Landmarks of pictures that show no face move too far at int8, and a probe shows none.
         int8 = {"int8"} if name != "face_landmarks" else set()
         assert set(found.manifest.graphs) == {"fp32", "fp16", "bf16"} | int8
-        errors = found.certificate.errors
         assert {"fp32", "fp16"} | int8 == set(errors["onnxruntime-cpu"])
         assert {"fp16", "bf16"} == set(errors[EMULATION])
-        files += sum(p.stat().st_size for p in found.path.iterdir())
     assert files < 24_000_000

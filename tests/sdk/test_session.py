@@ -125,7 +125,10 @@ def test_a_photo_on_a_gpu_comes_back_there_on_the_callers_stream(
     if kind == "other library":
         given = Tensor(photo.copy(), device=1)
     elif kind == "array interface":
-        given = SimpleNamespace(__cuda_array_interface__=given.__cuda_array_interface__)
+        # The interface is an address; who offers one keeps its memory.
+        given = SimpleNamespace(
+            __cuda_array_interface__=given.__cuda_array_interface__, memory=given
+        )
     with cupy_stand_in.Stream(55):
         image = session_for(FACE).retouch(given, FULL).image
     assert type(image) is (Tensor if kind == "other library" else cupy_stand_in.Array)
