@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from numpy.typing import NDArray
 
 from revisage.alignment import square_matrix
 from revisage.bundle import CERTIFICATE, MANIFEST, MODEL, Bundle
-from revisage.bundle_archive import put_in_place
 from revisage.engines import device_status, open_engine
 from revisage.engines.probe import probe_array
 from revisage.errors import OptionError, OutputError, ParityError
@@ -56,6 +54,7 @@ from revisage.manifest import (
     TensorSpec,
     Tolerance,
 )
+from revisage.whole_folder import refuse_existing, whole_folder
 
 __all__ = [
     "EMULATION",
@@ -258,17 +257,14 @@ def write_bundle(
         truths: the network's outputs for `reference_inputs`.
         low: the same graph at other precisions.
     """
-    root = Path(folder)
-    place = root / manifest_fields["name"]
+    place = Path(folder) / manifest_fields["name"]
     contents = {"fp32": model, **{graph.precision: graph.model for graph in low}}
     manifest_fields = _of_precisions(manifest_fields, tuple(contents))
-    _prepare(root, manifest_fields["name"], force)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{manifest_fields['name']}-", dir=root))
-    try:
+    with whole_folder(place, force=force, verb="export") as written:
         graphs = {p: MODEL if p == "fp32" else f"model.{p}.onnx" for p in contents}
         digests = {p: hashlib.sha256(content).hexdigest() for p, content in contents.items()}
         for precision, content in contents.items():
-            (temporary / graphs[precision]).write_bytes(content)
+            (written / graphs[precision]).write_bytes(content)
         certificate = Certificate(
             model_digest=digests["fp32"],
             reference=REFERENCE,
@@ -282,7 +278,7 @@ def write_bundle(
         manifest = _stated_manifest(
             manifest_fields, graphs, {graphs[p]: digest for p, digest in digests.items()}
         )
-        errors = _measure_engines(temporary, manifest, certificate, reference_inputs, truths)
+        errors = _measure_engines(written, manifest, certificate, reference_inputs, truths)
         emulation = {
             graph.precision: _emulated_errors(graph, manifest_fields, reference_inputs, truths)
             for graph in low
@@ -291,17 +287,11 @@ def write_bundle(
         if emulation:
             errors[EMULATION] = emulation
         certificate = dataclasses.replace(certificate, errors=errors)
-        _write_texts(temporary, manifest, certificate)
+        _write_texts(written, manifest, certificate)
         for engine in _usable_engines():
             for precision in manifest.tolerances.get(engine, {}):
-                with open_engine(temporary, engine=engine, precision=precision):
+                with open_engine(written, engine=engine, precision=precision):
                     pass  # opening repeats the probe within the stated tolerance
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        put_in_place(temporary, place)
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.open(place)
 
 
@@ -367,8 +357,7 @@ def _stated_manifest(
 
 def _prepare(root: Path, name: str, force: bool) -> None:
     """Make the folder of bundles; refuse to replace one unless told to."""
-    if (root / name).exists() and not force:
-        raise OutputError(f"{root / name} exists already: remove it, or export with --force")
+    refuse_existing(root / name, force=force, verb="export")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root):

@@ -11,10 +11,8 @@ another.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +21,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from revisage.errors import BundleError, OutputError
 from revisage.manifest import is_plain_file_name
+from revisage.whole_folder import refuse_existing, whole_folder
 
 if TYPE_CHECKING:
     from revisage.bundle import Bundle
 
-__all__ = ["member_names", "pack", "put_in_place", "read_member", "unpack"]
+__all__ = ["member_names", "pack", "read_member", "unpack"]
 
 MAX_MEMBERS = 32
 MAX_DIRECTORY_BYTES = 1 << 13
@@ -74,8 +73,7 @@ def pack(bundle: Bundle, out: str | os.PathLike[str], *, force: bool = False) ->
         BundleError: the bundle was damaged since it was opened.
     """
     place = Path(out)
-    if place.exists() and not force:
-        raise OutputError(f"{place} exists already: remove it, or pack with --force")
+    refuse_existing(place, force=force, verb="pack")
     partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
     try:
         with zipfile.ZipFile(partial, "x", zipfile.ZIP_STORED) as archive:
@@ -99,40 +97,11 @@ def unpack(bundle: Bundle, folder: str | os.PathLike[str], *, force: bool = Fals
         OutputError: the folder exists and `force` is not set, or it cannot be written.
         BundleError: the bundle was damaged since it was opened.
     """
-    root = Path(folder)
-    place = root / bundle.name
-    if place.exists() and not force:
-        raise OutputError(f"{place} exists already: remove it, or unpack with --force")
-    temporary: Path | None = None
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{bundle.name}-", dir=root))
+    place = Path(folder) / bundle.name
+    with whole_folder(place, force=force, verb="unpack") as written:
         for name, content in bundle.files():
-            (temporary / name).write_bytes(content)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        put_in_place(temporary, place)
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror})") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+            (written / name).write_bytes(content)
     return place
-
-
-def put_in_place(temporary: Path, place: Path) -> None:
-    """Rename a folder into place; an old one steps aside first and comes back if that fails."""
-    if not place.exists():
-        temporary.rename(place)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
-    place.rename(aside / place.name)
-    try:
-        temporary.rename(place)
-    except OSError:
-        (aside / place.name).rename(place)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 class _LayoutError(Exception):

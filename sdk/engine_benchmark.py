@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from revisage.errors import OptionError, RevisageError
@@ -22,9 +23,10 @@ from revisage.python_process import python_command
 if TYPE_CHECKING:
     from revisage.manifest import Manifest
 
-__all__ = ["Job", "Timing", "input_shapes", "time_engine"]
+__all__ = ["Job", "Timing", "input_shapes", "peak_memory", "time_engine"]
 
 FEWEST_CALLS, MOST_CALLS = 5, 100_000
+MOST_SECONDS = 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Timing:
     cold_start: float  # from the start of the process to the first result at this size
     build: float  # to build or load the engine with an empty cache, and to repeat its probe
     load: float  # to open it a second time, from the cache where the engine has one
-    peak_memory: int | None  # of the process; None where the system does not say
+    peak_memory: int | None  # of the process without TensorRT's builder, which has its own
     gpu_memory: int | None  # more in use on the GPU than before; None on the CPU
 
 
@@ -62,7 +64,8 @@ def input_shapes(manifest: Manifest, job: Job) -> dict[str, tuple[int, ...]]:
     """The shape of every input.
 
     Raises:
-        OptionError: the network has a fixed size, or the size is no multiple of what it needs.
+        OptionError: the network has a fixed size, the size is no multiple of what it needs, or
+            batch, threads or seconds make no sense.
     """
     sides = {"H": job.height or manifest.working_size, "W": job.width or manifest.working_size}
     free = {d for spec in manifest.inputs for d in spec.shape if isinstance(d, str)}
@@ -75,6 +78,10 @@ def input_shapes(manifest: Manifest, job: Job) -> dict[str, tuple[int, ...]]:
             )
     if job.batch < 1:
         raise OptionError(f"a batch of {job.batch} is empty; give 1 or more")
+    if job.threads is not None and job.threads < 1:
+        raise OptionError(f"{job.threads} threads cannot run anything; give 1 or more")
+    if not 0 <= job.seconds <= MOST_SECONDS:
+        raise OptionError(f"{job.seconds} seconds are not within 0 and {MOST_SECONDS:.0f}")
     sizes = {"N": job.batch, **sides}
     return {
         spec.name: tuple(d if isinstance(d, int) else sizes.get(d, 2) for d in spec.shape)
@@ -151,7 +158,7 @@ def _measure(job: Job, started: float) -> Timing:
         round(cold_start, 4),
         round(build, 4),
         round(load, 4),
-        _peak_memory(),
+        peak_memory(),
         gpu_memory,
     )
 
@@ -166,13 +173,21 @@ def _timed(call: Any, seconds: float) -> Sequence[float]:
     return times
 
 
-def _peak_memory() -> int | None:
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process has had in use; None where nobody says.
+
+    Linux's `ru_maxrss` would not do: a process begins with that of its parent.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) << 10
     try:
         import resource
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def _gpu_memory() -> int:

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from revisage.bundle import Bundle
-from revisage.bundle_archive import put_in_place
 from revisage.engines.profile import BATCH, Profile
-from revisage.errors import BundleError, OutputError
+from revisage.errors import BundleError
 from revisage.manifest import Manifest, TensorSpec
+from revisage.whole_folder import whole_folder
 
 __all__ = ["model_config", "plan_config", "write_models", "write_plan"]
 
@@ -259,20 +257,8 @@ def _scalar(value: bool | int | str | Sequence[int]) -> str:
 
 def _write_model(place: Path, config: str, file: str, content: bytes, force: bool) -> Path:
     """Write one model's folder, whole or not at all."""
-    if place.exists() and not force:
-        raise OutputError(f"{place} exists already: remove it, or export with --force")
-    temporary: Path | None = None
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        (temporary / "1").mkdir()
-        (temporary / "1" / file).write_bytes(content)
-        (temporary / "config.pbtxt").write_text(config, encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        put_in_place(temporary, place)
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror})") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(place, force=force, verb="export") as written:
+        (written / "1").mkdir()
+        (written / "1" / file).write_bytes(content)
+        (written / "config.pbtxt").write_text(config, encoding="utf-8")
     return place

@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "revisage.export",
         "revisage.training.models",
         "revisage.bundle",
-        "revisage.bundle_archive",
+        "revisage.whole_folder",
         "revisage.engines",
         "revisage.kernels",
         *LEAVES,

@@ -3,9 +3,10 @@
     python benchmarks/engines/build_paper_graphs.py [--only NAME] [--reuse]
 
 Exports every network with seeded weights (into `build/paper-graphs/`), builds one engine for all
-of `CARDS`, and writes `paper_graphs.json` and the table of `benchmarks/README.md`. Every export and
-every build has a process of its own; the peak memory is that of the whole process that builds.
-Nothing is run: what these engines compute on a GPU, and how fast, this does not tell.
+of `CARDS`, and writes `paper_graphs.json` and the table of `benchmarks/README.md`. With `--only`
+the other rows stay as they were measured on this machine. Every export and every build has a
+process of its own; the peak memory is that of the whole process that builds. Nothing is run: what
+these engines compute on a GPU, and how fast, this does not tell.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +24,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+from revisage.engine_benchmark import peak_memory  # noqa: E402
 from revisage.engines.profile import BATCH, Profile, Side  # noqa: E402
 from revisage.engines.tensorrt import build_engine  # noqa: E402
 from revisage.errors import RevisageError  # noqa: E402
@@ -56,6 +57,8 @@ GRAPHS = (
     Graph("LaMa, 18 blocks", "lama", (256, 512, 1024), (1, 1, 8)),
     Graph("UNet++ (ResNeXt-50)", "unetpp", fixed(512)),
     Graph("StyleRetoucher", "style_retoucher_paper", fixed(1024)),
+    Graph("Masked CycleGAN", "unmask_paper", fixed(256)),
+    Graph("GFRNet", "gfrnet_paper", fixed(256)),
 )
 
 
@@ -133,7 +136,7 @@ def build(graph: Graph, path: Path) -> dict[str, Any]:
         "engine bytes": report.engine_bytes,
         "weights bytes": report.weights_bytes,
         "activation bytes": report.activation_bytes,
-        "peak memory bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak memory bytes": peak_memory(),
         "warnings": list(report.warnings),
     }
 
@@ -177,6 +180,14 @@ def table(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def earlier(about: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+    """What was measured before, by title and size; SystemExit where that was another machine."""
+    found = json.loads(RESULTS.read_text())
+    if found["machine"] != about:
+        raise SystemExit(f"{RESULTS.name} comes from another machine: measure all networks")
+    return {(result["network"], sides_text(result["sides"])): result for result in found["graphs"]}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", metavar="NAME", help="a network of networks.py")
@@ -187,7 +198,9 @@ def main() -> int:
     from tables import machine_text, write_section
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    results, exported = [], set()
+    about = machine()
+    results = earlier(about) if options.only else {}
+    exported = set()
     for graph in GRAPHS:
         if options.only not in ("", graph.network):
             continue
@@ -195,17 +208,16 @@ def main() -> int:
         if graph.network not in exported and not (options.reuse and path.is_file()):
             alone(export, graph.network, path)
         exported.add(graph.network)
-        results.append(alone(build, graph, path))
-        print(json.dumps(results[-1], indent=1), flush=True)
-    if options.only:
-        return 0
-    about = machine()
-    RESULTS.write_text(json.dumps({"machine": about, "graphs": results}, indent=1) + "\n")
+        result = alone(build, graph, path)
+        results[graph.title, sides_text(result["sides"])] = result
+        print(json.dumps(result, indent=1), flush=True)
+    rows = list(results.values())
+    RESULTS.write_text(json.dumps({"machine": about, "graphs": rows}, indent=1) + "\n")
     cards = ", ".join(CARDS)
     text = [
         f"Measured on {machine_text(about)}; engines for the compute capabilities {cards}.",
         "",
-        *table(results),
+        *table(rows),
         "",
     ]
     write_section(options.readme, "paper-graphs", "\n".join(text))

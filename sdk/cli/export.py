@@ -72,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError("say where the bundle goes with --out DIR, or --triton DIR")
     if args.plan and args.triton is None:
         raise OptionError("--plan is a part of a Triton repository: name it with --triton DIR")
+    if args.plan:
+        from revisage.engines.tensorrt import supported_capabilities
+
+        supported_capabilities("tensorrt")  # raises before anything is written
     names = args.networks or (shipped_names() if args.out is None else ())
     if not names:
         raise OptionError("name a network to export (see revisage export --help)")

@@ -164,7 +164,13 @@ def open_engine(
     if len(refusals) == len(loaded) == 1:
         raise loaded[0]
     kind = EngineError if loaded else DeviceError
-    raise kind(f"{asked} cannot run here: {_listed(refusals)}")
+    reason = str(refusals[engine]) if engine else _listed(refusals)
+    others = [
+        f"; {opened.name} is made for {name} at {', '.join(tolerances)}, not at {precision}"
+        for name, tolerances in opened.manifest.tolerances.items()
+        if name in names and name not in made_for
+    ]
+    raise kind(f"{asked} cannot run here: {reason}{''.join(others)}")
 
 
 def takes_any_size(engine: str) -> bool:

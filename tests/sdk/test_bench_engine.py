@@ -11,7 +11,7 @@ import pytest
 from revisage.bundle import Bundle
 from revisage.bundle_archive import pack
 from revisage.cli import main
-from revisage.engine_benchmark import Job, time_engine
+from revisage.engine_benchmark import Job, Timing, time_engine
 from revisage.manifest import Tolerance
 from tests.sdk.toy_bundle import scaling_model, write_toy_bundle
 
@@ -64,6 +64,9 @@ def test_what_cannot_be_measured_is_refused(
         (["--size", "65"], "no multiple of 8"),
         (["--size", "big"], "512 or 768x512"),
         (["--batch", "0"], "empty"),
+        (["--threads", "0"], "give 1 or more"),
+        (["--seconds", "-1"], "not within 0 and 3600"),
+        (["--seconds", "nan"], "not within 0 and 3600"),
         (["--precision", "int8"], "it is for onnxruntime-cpu fp32, onnxruntime-cuda fp32"),
     ):
         assert main(["bench-engine", str(folder), *options]) == 2
@@ -78,6 +81,15 @@ def test_an_engine_that_does_not_run_is_a_row(
     folder = write_toy_bundle(tmp_path / "toy", scaling_model(0.0).SerializeToString())
     assert main(["bench-engine", str(folder), "--engine", "onnxruntime-cpu"]) == 1
     assert "did not run: toy on onnxruntime-cpu" in capsys.readouterr().out
+
+
+def test_the_memory_is_that_of_the_engine_and_not_of_who_asks(folder: Path) -> None:
+    megabytes = 600
+    held = b"x" * (megabytes << 20)
+    timing = time_engine(Job(str(folder), "onnxruntime-cpu", seconds=0.01))
+    assert isinstance(timing, Timing)
+    assert timing.peak_memory is not None
+    assert 10e6 < timing.peak_memory < len(held)
 
 
 def test_a_crash_ends_a_row_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

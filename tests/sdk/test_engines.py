@@ -258,6 +258,16 @@ def test_cuda_that_cannot_run_is_an_error_with_a_remedy(folder: Path) -> None:
         open_engine(folder, engine="onnxruntime-cuda")
 
 
+def test_a_precision_that_only_other_engines_have_is_an_error_that_says_so() -> None:
+    bundle = shipped_bundle("wrinkle_segmenter")
+    if any(status.usable for status in device_status() if status.device == "cuda"):
+        pytest.skip("a GPU runs it")
+    with pytest.raises(
+        DeviceError, match=r"is made for onnxruntime-cpu at fp16, fp32, int8, not at bf16"
+    ):
+        open_engine(bundle, precision="bf16")
+
+
 def test_every_engine_says_whether_it_runs_and_what_to_do() -> None:
     statuses = {status.engine: status for status in device_status()}
     assert list(statuses)[-1] == "onnxruntime-cpu"  # best first
