@@ -57,7 +57,7 @@ def gfrnet(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bun
     """Export the compact GFRNet."""
     network = GFRNet.compact()
     load_weights(network, weights)
-    fields = _fields("gfrnet", "compact", (RESTORED, WARPED), _multiple_of(network), weights)
+    fields = _fields("gfrnet", "compact", (RESTORED, WARPED), network.multiple_of, weights)
     return export_bundle(_Restored(network), fields, _pairs(REFERENCES), folder, **options)
 
 
@@ -65,7 +65,7 @@ def gfrnet_paper(weights: Path, folder: Path, **options: Unpack[ExportOptions]) 
     """Export GFRNet at paper size, of recipe `gfrnet_paper`."""
     network = GFRNet.paper()
     load_weights(network, weights)
-    fields = _fields("gfrnet_paper", "paper", (RESTORED, WARPED), _multiple_of(network), weights)
+    fields = _fields("gfrnet_paper", "paper", (RESTORED, WARPED), network.multiple_of, weights)
     return export_bundle(_Restored(network), fields, _pairs(PAPER_REFERENCES), folder, **options)
 
 
@@ -94,11 +94,6 @@ def _export_warpnet(
     fields["licence"] = "LicenseRef-of-the-checkpoint"
     fields["recipe"] = RecipeOrigin(name)
     return export_bundle(_Warped(network), fields, _pairs(PAPER_REFERENCES), folder, **options)
-
-
-def _multiple_of(network: GFRNet) -> int:
-    warpnet = network.warpnet
-    return max(int(network.recnet.multiple_of), int(warpnet.multiple_of) if warpnet else 1)
 
 
 def _fields(

@@ -21,13 +21,12 @@ from revisage.export.pictures import (
     picture_tensor,
 )
 from revisage.export.reference_set import reference_pictures, with_worn_masks
-from revisage.export.weights import file_digest, load_weights, recipe_origin
+from revisage.export.weights import file_digest, recipe_origin
 from revisage.training.models.masked_cyclegan import UnmaskGenerator
 
 __all__ = ["unmask", "unmask_paper"]
 
 WORKING_SIZE = 256
-MULTIPLE_OF = 4  # two halvings
 
 
 class _Unmasked(nn.Module):
@@ -43,19 +42,24 @@ class _Unmasked(nn.Module):
 
 
 def unmask(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
-    """Export the compact masked CycleGAN (DMFN body, mask head)."""
-    network = load_weights(UnmaskGenerator.compact(), weights)
+    """Export the compact generator that takes masks off (folded body, mask head)."""
+    network = UnmaskGenerator.compact()
     return _export("unmask", "compact", network, weights, folder, options)
 
 
 def unmask_paper(weights: Path, folder: Path, **options: Unpack[ExportOptions]) -> Bundle:
     """Export the masked CycleGAN at paper size, of recipe `unmask_paper`."""
-    network = load_weights(UnmaskGenerator.paper(), weights)
+    network = UnmaskGenerator.paper()
     return _export("unmask_paper", "paper", network, weights, folder, options)
 
 
 def _export(
-    name: str, size: str, network: nn.Module, weights: Path, folder: Path, options: ExportOptions
+    name: str,
+    size: str,
+    network: UnmaskGenerator,
+    weights: Path,
+    folder: Path,
+    options: ExportOptions,
 ) -> Bundle:
     fields = ManifestFields(
         name=name,
@@ -66,7 +70,7 @@ def _export(
         inputs=(IMAGE,),
         outputs=(picture_tensor("unmasked"), mask_tensor("drawn")),
         working_size=WORKING_SIZE,
-        multiple_of=MULTIPLE_OF,
+        multiple_of=network.multiple_of,
         padding="reflect",
         tolerances=TOLERANCES,
         licence="Apache-2.0",

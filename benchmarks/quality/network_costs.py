@@ -101,7 +101,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("unmask ResNet, paper", "masked_cyclegan:UnmaskGenerator.paper", (square(256),), {"body": "resnet"}),
     Entry("unmask StarGAN, paper", "masked_cyclegan:UnmaskGenerator.paper", (square(256),), {"body": "stargan"}),
     Entry("unmask dilated, paper", "masked_cyclegan:UnmaskGenerator.paper", (square(256),), {"body": "dilated"}),
-    Entry("unmask DMFN, compact", "masked_cyclegan:UnmaskGenerator.compact", (square(256),)),
+    Entry("unmask, compact", "masked_cyclegan:UnmaskGenerator.compact", (square(256),)),
     Entry("critic StarGAN", "critics:StarGANCritic", (square(256),), {"size": 256}),
     Entry("critic RED", "critics:RegionEnsembleCritic", (square(256),), {"size": 256}),
     Entry("critic PatchGAN", "cyclegan:NLayerDiscriminator", (square(256),)),

@@ -80,7 +80,7 @@ def warped_by_pyramid(network: PyramidWarpNet, image: Tensor, guide: Tensor) -> 
 
 # Exporter: a narrow network of the same layers, how it is run, sides.
 CASES: dict[str, tuple[Callable[[], nn.Module], Run, tuple[tuple[int, int], ...]]] = {
-    "unmask": (lambda: UnmaskGenerator(width=8, blocks=1), unmasked, ((60, 44), (4, 100))),
+    "unmask": (lambda: UnmaskGenerator("folded", width=8, blocks=2), unmasked, ((64, 40), (8, 96))),
     "unmask_paper": (lambda: UnmaskGenerator(width=4, blocks=2), unmasked, ((36, 52),)),
     "inpaint_free_form": (
         lambda: lama.LamaGenerator(ngf=4, n_blocks=1),
@@ -110,9 +110,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Run, tuple[tuple[int, int], ...]
     ),
     "skip_inpainting_paper": (lambda: SkipInpainting(ngf=4, levels=5), filled, ((96, 32),)),
     "gfrnet": (
-        lambda: GFRNet(warpnet="pyramid", warp_ngf=4, rec_ngf=2, levels=6, reach=0.25),
+        lambda: GFRNet(
+            warpnet="pyramid", warp_ngf=4, recnet="folded", rec_ngf=2, reach=0.25, reduced=4
+        ),
         restored,
-        ((64, 192), (192, 128)),
+        ((256, 512), (512, 256)),
     ),
     "gfrnet_paper": (lambda: GFRNet(warp_ngf=2, rec_ngf=2, levels=8), restored, ((256, 512),)),
     "gfrnet_warpnet": (lambda: WarpNet(ngf=2, levels=4), warped, ((48, 80),)),

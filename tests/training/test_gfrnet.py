@@ -17,6 +17,7 @@ from revisage.kernels import flow_warp
 from revisage.training.data.guided_pairs import GuidedPairs
 from revisage.training.importers import from_checkpoint, from_state_dict, read_network
 from revisage.training.models.crop import crop_resized
+from revisage.training.models.folded_unet import FoldedRecNet
 from revisage.training.models.gfrnet import (
     PARTS,
     VARIANTS,
@@ -111,6 +112,40 @@ def test_each_version_sees_its_range() -> None:
         torch.testing.assert_close(predicted_grid(paper, *pair), paper(*pair))
         signed = (2 * picture - 1 for picture in pair)
         torch.testing.assert_close(predicted_grid(later, *pair), later(*signed)[0])
+
+
+def test_a_reduced_warpnet_sees_means_and_moves_pixels_as_far() -> None:
+    torch.manual_seed(3)
+    network = make_warpnet("pyramid", 4, at_rest=True).eval()
+    small = torch.rand(2, 1, 3, 64, 128).unbind()
+    large = [picture.repeat_interleave(2, 2).repeat_interleave(2, 3) for picture in small]
+    with torch.inference_mode():
+        narrow = predicted_grid(network, *small, 0.25) - identity_grid(64, 128)
+        wide = predicted_grid(network, *large, 0.25, 2) - identity_grid(128, 256)
+    assert wide.abs().max() > 1e-3
+    assert wide.mean() == pytest.approx(narrow.mean().item(), abs=1e-6)
+    assert (wide[..., ::2, ::2] - narrow).abs().max() < narrow.abs().max()
+    with pytest.raises(ValueError, match="multiples of 64"):
+        predicted_grid(network, *small, 0.25, 2)
+    with pytest.raises(ValueError, match="with a reach"):
+        GFRNet(reduced=2)
+
+
+def test_folded_networks_start_at_what_they_correct() -> None:
+    torch.manual_seed(4)
+    network = FoldedRecNet(width=4)
+    x = torch.rand(1, 6, 32, 48)
+    torch.testing.assert_close(network(x), x[:, :3])
+    nn.init.normal_(network.correct[0].weight, std=0.1)  # type: ignore[arg-type]
+    x.requires_grad_(True)
+    network(x)[0, :, 16, 16].sum().backward()
+    assert x.grad is not None
+    # Every pixel matters for one of the result: the deepest map sees all of so small a picture.
+    assert bool((x.grad.abs().sum(1) > 0).all())
+    with pytest.raises(ValueError, match="multiples of 16"):
+        network(torch.rand(1, 6, 24, 32))
+    with pytest.raises(ValueError, match="paper or folded"):
+        GFRNet(recnet="u")
 
 
 def test_identity_grid_copies() -> None:

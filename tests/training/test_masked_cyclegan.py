@@ -54,8 +54,8 @@ def test_every_head_on_every_body(body: Any, head: Any) -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert bool(torch.isfinite(parameter.grad).all()), name
-    assert network.draw.weight.grad is not None
-    assert bool(network.draw.weight.grad.abs().max() > 0)
+    drawn = [parameter.grad for parameter in network.draw.parameters()]
+    assert all(gradient is not None and bool(gradient.abs().max() > 0) for gradient in drawn)
 
 
 def _biased(head: Any, drawn: float, chosen: float) -> UnmaskGenerator:
@@ -64,6 +64,7 @@ def _biased(head: Any, drawn: float, chosen: float) -> UnmaskGenerator:
     with torch.no_grad():
         for layer, bias in ((network.draw, drawn), (network.choose, chosen)):
             if layer is not None:
+                assert isinstance(layer, nn.Conv2d)
                 assert layer.bias is not None
                 layer.weight.zero_()
                 layer.bias.fill_(bias)
@@ -99,8 +100,8 @@ def test_binary_mask_is_straight_through() -> None:
     assert set(hard.round(decimals=5).unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(hard, (soft > 0.5).float())
     weight = picture(1, 1, 16, 16)
-    assert network.choose is not None
-    assert soft_network.choose is not None
+    assert isinstance(network.choose, nn.Conv2d)
+    assert isinstance(soft_network.choose, nn.Conv2d)
     (one,) = torch.autograd.grad((hard * weight).sum(), network.choose.weight)
     (two,) = torch.autograd.grad((soft * weight).sum(), soft_network.choose.weight)
     torch.testing.assert_close(one, two)
@@ -138,12 +139,9 @@ def test_dilated_blocks_look_further() -> None:
 
 def test_sizes() -> None:
     with torch.device("meta"):
-        for body in ("resnet", "stargan", "dilated", "dmfn"):
-            paper, compact = UnmaskGenerator.paper(body), UnmaskGenerator.compact(body)  # type: ignore[arg-type]
-            assert parameters(compact) < parameters(paper) / 6, body
         assert round(parameters(UnmaskGenerator.paper("dmfn")) / 1e6, 1) == 9.0
         assert round(parameters(UnmaskGenerator.paper("resnet")) / 1e6, 1) == 11.4
-        assert round(parameters(UnmaskGenerator.compact()) / 1e6, 1) == 1.0
+        assert round(parameters(UnmaskGenerator.compact()) / 1e6, 2) == 1.13
 
 
 def test_unknown_parts_are_refused() -> None:
@@ -244,6 +242,7 @@ def recipe(name: str, portraits: Path, **changes: dict[str, Any]) -> dict[str, d
 def trained(made: dict[str, dict[str, Any]], out: Path) -> tuple[list[float], dict[str, float]]:
     """The watched part over the steps, and the figures of the validation."""
     module = unmask if made["run"]["task"] == "unmask" else completion
+    torch.manual_seed(10)
     task = module.build(made)
     run = section(made, "run", Run)
     figures = fit(task, run, out, optimisers=made.get("optimiser"))
@@ -356,14 +355,35 @@ def test_paired_losses_use_the_truth(portraits_folder: Path) -> None:
     task = unmask.build(made)
     assert "perceptual" in task.notes
     _, parts = task.generator_loss(task.sample(np.random.default_rng(1), 2))
-    assert {"paired", "coverage", "perceptual", "cycle", "adversarial"} <= set(parts)
-    _, parts = unmask.build(recipe("unmask_paper", portraits_folder)).generator_loss(
-        task.sample(np.random.default_rng(1), 2)
-    )
+    assert set(parts) == {"paired", "log_mse", "coverage", "perceptual"}
+    assert set(task.networks) == {"unmask"}
+    task = unmask.build(recipe("unmask_paper", portraits_folder))
+    _, parts = task.generator_loss(task.sample(np.random.default_rng(1), 2))
     assert not {"paired", "coverage", "perceptual"} & set(parts)
 
 
+def test_bare_faces_among_the_masked(portraits_folder: Path) -> None:
+    made = recipe("unmask", portraits_folder)
+    made["data"].update({"unmasked": 1.0, "jitter": 1.0})
+    task = unmask.build(made)
+    batch = task.sample(np.random.default_rng(1), 4)
+    assert torch.equal(batch["masked"], batch["truth"])
+    assert not batch["coverage"].any()
+    assert "bare" not in batch
+    made["data"].update({"unmasked": 0.0})
+    batch = unmask.build(made).sample(np.random.default_rng(1), 4)
+    assert bool((batch["coverage"].mean((1, 2, 3)) > 0.01).all())
+
+
 def test_recipes_that_cannot_be_built(portraits_folder: Path) -> None:
+    made = recipe("unmask", portraits_folder)
+    made["loss"].update({"paired": 0.0, "log_mse": 0.0})
+    with pytest.raises(RecipeError, match="what a bare face looks like"):
+        unmask.build(made)
+    made = recipe("unmask", portraits_folder)
+    made["model"]["single"] = True
+    with pytest.raises(RecipeError, match="adversarial_weight or cycle above 0"):
+        unmask.build(made)
     made = recipe("unmask_paper", portraits_folder)
     made["model"].update({"single": True, "critic": "red"})
     with pytest.raises(RecipeError, match="domain head"):

@@ -24,11 +24,14 @@ Note [Variants of the ablation]
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from revisage.training.models.folded_unet import FoldedRecNet
 from revisage.training.models.gfrnet_warpnet import PyramidWarpNet, WarpNet, identity_grid, warp
 
 __all__ = [
@@ -160,7 +163,7 @@ def _initialise(network: nn.Module) -> None:
 
 
 def predicted_grid(
-    warpnet: nn.Module, degraded: Tensor, guide: Tensor, reach: float = 0.0
+    warpnet: nn.Module, degraded: Tensor, guide: Tensor, reach: float = 0.0, reduced: int = 1
 ) -> Tensor:
     """The grid [N, 2, H, W] of either WarpNet, from pictures [N, 3, H, W] in [0, 1].
 
@@ -171,25 +174,50 @@ def predicted_grid(
             samples the middle of the guide everywhere, and has to learn where every pixel is before
             it can learn where it moves. Above 0 (ours), what it says, in (-1, 1), times `reach` is
             added to the identity grid.
+        reduced: show the network the means of blocks of so many pixels along a side, and enlarge
+            what it says (ours): fields are smooth, and a small picture takes a fraction of the
+            time. Above 1 only with a reach, because positions cannot be enlarged at the border.
     """
+    if reduced > 1:
+        degraded, guide = (functional.avg_pool2d(x, reduced) for x in (degraded, guide))
     if isinstance(warpnet, PyramidWarpNet):
         grids: tuple[Tensor, ...] = warpnet(2 * degraded - 1, 2 * guide - 1)
         grid = grids[0]
     else:
         grid = warpnet(degraded, guide)
+    if reduced > 1:
+        grid = functional.interpolate(
+            grid, scale_factor=reduced, mode="bilinear", align_corners=False
+        )
     if reach > 0:
         height, width = grid.shape[-2:]
-        grid = identity_grid(height, width, grid) + reach * grid
+        grid = identity_grid(height, width, degraded) + reach * grid.to(degraded.dtype)
     return grid
 
 
-def make_warpnet(kind: str, ngf: int = 0, levels: int = 8) -> WarpNet | PyramidWarpNet:
-    """WarpNet "paper" or "pyramid"; `ngf` 0 takes the published width."""
+def make_warpnet(
+    kind: str, ngf: int = 0, levels: int = 8, *, at_rest: bool = False
+) -> WarpNet | PyramidWarpNet:
+    """WarpNet "paper" or "pyramid"; `ngf` 0 takes the published width.
+
+    `at_rest`, for a grid with a reach, starts the later version without its random shift.
+    """
     if kind == "paper":
         return WarpNet(ngf or 64, levels)
     if kind == "pyramid":
-        return PyramidWarpNet(ngf or 32)
+        return PyramidWarpNet(ngf or 32, at_rest=at_rest)
     raise ValueError(f"warpnet is paper or pyramid, not {kind!r}")
+
+
+def make_recnet(
+    kind: str, inputs: int = 6, width: int = 64, levels: int = 8
+) -> RecNet | FoldedRecNet:
+    """RecNet "paper" or "folded"; `levels` is of the paper's."""
+    if kind == "paper":
+        return RecNet(inputs, width, levels)
+    if kind == "folded":
+        return FoldedRecNet(inputs, width)
+    raise ValueError(f"recnet is paper or folded, not {kind!r}")
 
 
 class Restoration(NamedTuple):
@@ -208,9 +236,10 @@ class GFRNet(nn.Module):
         warpnet: "paper" or "pyramid" (the authors' later version, which needs multiples of 64).
         warp_ngf, rec_ngf: channels of the first convolutions; 0 takes the paper's.
         levels: halvings in RecNet and the paper's WarpNet; sides are multiples of 2 ** levels.
+        recnet: "paper", or "folded" (`FoldedRecNet`, ours; `rec_ngf` is its width).
         detach_guide: keep RecNet's losses from WarpNet. The paper trains end to end; the
             re-implementation detaches.
-        reach: of `predicted_grid`.
+        reach, reduced: of `predicted_grid`.
     """
 
     def __init__(
@@ -219,25 +248,31 @@ class GFRNet(nn.Module):
         *,
         warpnet: str = "paper",
         warp_ngf: int = 0,
+        recnet: str = "paper",
         rec_ngf: int = 64,
         levels: int = 8,
         detach_guide: bool = False,
         reach: float = 0.0,
+        reduced: int = 1,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {variant!r}")
         if not 0 <= reach <= 2:
             raise ValueError(f"reach is between 0 and 2, the width of the picture, not {reach}")
-        self.variant, self.detach_guide, self.reach = variant, detach_guide, reach
+        if reduced < 1 or (reduced > 1 and reach == 0):
+            raise ValueError(f"reduced is 1, or above 1 with a reach, not {reduced} with {reach}")
+        self.variant, self.detach_guide = variant, detach_guide
+        self.reach, self.reduced = reach, reduced
         self.warpnet: WarpNet | PyramidWarpNet | None = None
         if variant in {"full", "-F", "R"}:
-            self.warpnet = make_warpnet(warpnet, warp_ngf, levels)
-        self.recnet = RecNet(
-            3 if variant.startswith("-WG") else 6,
-            rec_ngf * (2 if variant.endswith("2") else 1),
-            levels,
-        )
+            self.warpnet = make_warpnet(warpnet, warp_ngf, levels, at_rest=reach > 0)
+        inputs = 3 if variant.startswith("-WG") else 6
+        width = rec_ngf * (2 if variant.endswith("2") else 1)
+        self.recnet = make_recnet(recnet, inputs, width, levels)
+        self.multiple_of = int(self.recnet.multiple_of)
+        if self.warpnet is not None:
+            self.multiple_of = math.lcm(self.multiple_of, reduced * self.warpnet.multiple_of)
 
     @classmethod
     def paper(cls, variant: str = "full") -> GFRNet:
@@ -246,13 +281,21 @@ class GFRNet(nn.Module):
 
     @classmethod
     def compact(cls, variant: str = "full") -> GFRNet:
-        """256 px with few channels: the later WarpNet at 8, RecNet at 16 and six levels."""
-        return cls(variant, warpnet="pyramid", warp_ngf=8, rec_ngf=16, levels=6, reach=0.25)
+        """256 px with few channels: the later WarpNet at 64 px, and the folded RecNet."""
+        return cls(
+            variant,
+            warpnet="pyramid",
+            warp_ngf=8,
+            recnet="folded",
+            rec_ngf=32,
+            reach=0.25,
+            reduced=4,
+        )
 
     def forward(self, degraded: Tensor, guide: Tensor) -> Restoration:
         grid = None
         if self.warpnet is not None:
-            grid = predicted_grid(self.warpnet, degraded, guide, self.reach)
+            grid = predicted_grid(self.warpnet, degraded, guide, self.reach, self.reduced)
         warped = guide if grid is None else warp(guide, grid)
         if self.variant.startswith("-WG"):
             seen = degraded

@@ -166,11 +166,13 @@ class PyramidWarpNet(nn.Module):
     Args:
         ngf: channels at full size, 4 or more; 32 in the published code.
         norm: "batch" (published) or "instance".
+        at_rest: start with grids of about 0, not with the published random shift: for a network
+            that says how far pixels move instead of where they are.
     """
 
     multiple_of = 64
 
-    def __init__(self, ngf: int = 32, norm: str = "batch") -> None:
+    def __init__(self, ngf: int = 32, norm: str = "batch", *, at_rest: bool = False) -> None:
         super().__init__()
         if ngf < 4:
             raise ValueError(f"ngf must be at least 4, not {ngf}")
@@ -204,6 +206,8 @@ class PyramidWarpNet(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 assert module.bias is not None
                 nn.init.uniform_(module.bias)
+                if at_rest and module.out_channels == 2:
+                    nn.init.zeros_(module.bias)
 
     @classmethod
     def paper(cls) -> PyramidWarpNet:

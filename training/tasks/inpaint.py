@@ -24,6 +24,7 @@ from revisage.errors import RecipeError
 from revisage.training.data import holes
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
 from revisage.training.data.guided_pairs import pictures_tensor
+from revisage.training.data.jitter import jittered
 from revisage.training.loop import Turn
 from revisage.training.losses.gan import adversarial
 from revisage.training.losses.masked import masked_log_mse
@@ -176,7 +177,7 @@ class InpaintTask:
             if flip > 0 and rng.random() < flip:
                 image = image[:, ::-1]
             if jitter > 0 and rng.random() < jitter:
-                image = _jittered(image, rng)
+                image, _ = jittered(image, rng)
             mask = self._hole(rng)
             images.append(image)
             masks.append(mask)
@@ -400,26 +401,6 @@ def _check(model: Model, data: Data, loss: Loss) -> None:
             "[model] context_model 0 fills a square of half the side in the middle: set "
             'data.hole = "centre" and data.hole_side to half of data.size'
         )
-
-
-def _jittered(image: Image, rng: np.random.Generator) -> Image:
-    """The face as another crop and another light would show it; the border is mirrored."""
-    size = image.shape[0]
-    middle = (size - 1) / 2
-    scale = float(np.exp(rng.normal(0, 0.08)))
-    matrix = cv2.getRotationMatrix2D((middle, middle), rng.normal(0, 5), scale)
-    matrix[:, 2] = matrix[:, 2] + rng.normal(0, 0.03 * size, 2)
-    moved = cv2.warpAffine(
-        image, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-    )
-    if rng.random() < 0.25:  # a face that was smaller in its photo
-        small = max(8, round(size * rng.uniform(0.4, 1)))
-        moved = cv2.resize(moved, (small, small), interpolation=cv2.INTER_AREA)
-        moved = cv2.resize(moved, (size, size), interpolation=cv2.INTER_CUBIC)
-    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.04, 3))
-    tones = (np.arange(256) / 255)[:, None] ** np.exp(rng.normal(0, 0.15)) * gain
-    table = np.round(255 * tones.clip(0, 1)).astype(np.uint8)[:, None]
-    return np.asarray(cv2.LUT(moved, table), dtype=np.uint8)
 
 
 def _telea(image: Tensor, mask: Tensor) -> Tensor:

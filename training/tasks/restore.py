@@ -58,6 +58,7 @@ TINY: dict[str, dict[str, Any]] = {
         "warp_ngf": 4,
         "rec_ngf": 4,
         "levels": 5,
+        "reduced": 1,
         "ndf": 4,
         "warpnet_weights": "",
     },
@@ -71,6 +72,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "warp_ngf": 16,
         "rec_ngf": 16,
         "levels": 6,
+        "reduced": 1,
         "reach": 0.25,  # a short run has no time to learn where every pixel is
         "ndf": 16,
         "warpnet_weights": "",
@@ -87,9 +89,12 @@ class Model:
     variant: str = "full"  # "full", "-F", "R", "-W", "-WG", "-W2", "-WG2"
     warpnet: str = "paper"  # or "pyramid", the authors' later version
     warp_ngf: int = 0  # 0 takes the published width
+    recnet: str = "paper"  # or "folded", ours
     rec_ngf: int = 64
-    levels: int = 8  # data.size is a multiple of 2 ** levels
+    levels: int = 8  # of paper: data.size is a multiple of 2 ** levels
     reach: float = 0.0  # of models.gfrnet.predicted_grid: 0 is as published
+    reduced: int = 1  # of models.gfrnet.predicted_grid
+    weights: str = ""  # safetensors file to start from; empty starts from noise
     detach_guide: bool = False  # keep the losses of the restored face from WarpNet
     warpnet_weights: str = ""  # safetensors file of a trained WarpNet (task warp) to start from
     ndf: int = 64  # channels of the critics' first convolutions
@@ -121,6 +126,7 @@ class Loss:
     minus_identity: bool = False  # total variation of the grid less the identity grid
     symmetry: float = 0.0
     symmetry_shift: float = 10.0  # pixels
+    flow: float = 0.0  # squared distance from the known field, in grid units
     real_labels: tuple[float, float] = (0.7, 1.2)  # drawn for each picture; (1, 1) is without noise
     fake_labels: tuple[float, float] = (0.0, 0.3)
 
@@ -135,9 +141,11 @@ def make_network(model: Model) -> GFRNet:
         model.variant,
         warpnet=model.warpnet,
         warp_ngf=model.warp_ngf,
+        recnet=model.recnet,
         rec_ngf=model.rec_ngf,
         levels=model.levels,
         reach=model.reach,
+        reduced=model.reduced,
         detach_guide=model.detach_guide,
     )
 
@@ -150,11 +158,11 @@ class RestoreTask:
             network = make_network(model)
         except ValueError as error:
             raise RecipeError(f"[model] {error}") from error
-        check_size(network.recnet, data.size)
-        if network.warpnet is not None:
-            check_size(network.warpnet, data.size)
-            if model.warpnet_weights:
-                load_published(network.warpnet, model.warpnet_weights, "this WarpNet")
+        check_size(network.multiple_of, data.size)
+        if network.warpnet is not None and model.warpnet_weights:
+            load_published(network.warpnet, model.warpnet_weights, "this WarpNet")
+        if model.weights:
+            load_published(network, model.weights, "this GFRNet")
         self.networks: dict[str, nn.Module] = {"gfrnet": network}
         self.product, self.averaged = "gfrnet", ("gfrnet",)
         self.turns = [Turn("generator", ("gfrnet",), self.generator_loss)]
@@ -177,6 +185,7 @@ class RestoreTask:
             loss.minus_identity,
             loss.symmetry,
             loss.symmetry_shift,
+            loss.flow,
         )
         self.model, self.data, self.weights = model, data, loss
 

@@ -5,8 +5,9 @@ Two domains, faces with and without a mask. One generator takes the mask off, an
 that goes there and back again must be what it was. Masks are drawn on the fly on bare faces of
 other people than those that stand for the bare domain, so that no pair is ever shown.
 
-The drawn masks do have a bare face beneath them. `loss.paired` and `loss.coverage` use it; they are
-0 in the paper's recipe, which is unpaired, and above 0 in the compact one.
+The drawn masks do have a bare face beneath them. `loss.paired`, `loss.log_mse` and `loss.coverage`
+use it; they are 0 in the paper's recipe, which is unpaired, and above 0 in the compact one. Where
+neither critics nor cycles have a weight, the generator that takes the mask off is all there is.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from revisage.alignment import transform_points
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
+from revisage.training.data.jitter import jittered
 from revisage.training.data.mask_templates import MaskTemplates
 from revisage.training.data.masked_faces import MaskedFaces
 from revisage.training.data.picture_tensors import signed_pictures, unit_range
@@ -37,7 +40,7 @@ from revisage.training.losses.cycle import (
     mask_sparsity_loss,
 )
 from revisage.training.losses.gan import adversarial, wasserstein_penalty
-from revisage.training.losses.masked import masked_l1
+from revisage.training.losses.masked import masked_l1, masked_log_mse
 from revisage.training.losses.perceptual import perceptual_loss, published_or_stand_in
 from revisage.training.metrics.report import image_figures
 from revisage.training.metrics.segmentation import Overlap
@@ -56,7 +59,6 @@ TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 2e-3},
     "optimiser": {
         "generator": {"learning_rate": 2e-3, "warmup_steps": 0},
-        "critic": {"learning_rate": 4e-3, "warmup_steps": 0},
     },
     "model": {"width": 4, "blocks": 1, "critic_width": 4, "critic_depth": 3},
     "data": {"size": 32, "held_out": 2},
@@ -76,7 +78,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    generator: str = "dmfn"  # "resnet", "stargan", "dilated" or "dmfn"
+    generator: str = "dmfn"  # "resnet", "stargan", "dilated", "dmfn" or "folded"
     head: str = "mask"  # "normal", "residual", "mask" or "binary_mask"
     width: int = 64
     blocks: int = 0  # 0: as many as the generator's source has
@@ -94,6 +96,8 @@ class Data:
     min_native_face_px: float = 0.0
     masks: tuple[str, ...] = ()  # kinds of `wear_mask`; empty for its own mixture
     templates: str = ""  # folder of RGBA pictures of masks, for half of that mixture
+    jitter: float = 0.0  # share of faces that are moved and lit differently; not with masked_faces
+    unmasked: float = 0.0  # share of pictures that are bare faces, to be left as they are
     held_out: int = 32  # faces of the validation split that are judged
 
 
@@ -110,6 +114,7 @@ class Loss:
     smoothness: float = 0.0  # mean squared step of the soft mask
     # With the truth beneath the drawn masks, which the unpaired method does without:
     paired: float = 0.0  # L1 over the picture and under the mask
+    log_mse: float = 0.0  # mean logarithm of the squared error under the mask: minus PSNR
     coverage: float = 0.0  # mean squared difference of the mask and the drawn one
     perceptual: float = 0.0  # distance of the unmasked and the true face
     perceptual_network: str = "stand_in"
@@ -119,26 +124,36 @@ class Loss:
 class UnmaskTask:
     """See `revisage.training.loop.Task`."""
 
-    product, averaged, watch = "unmask", ("unmask",), "generator/cycle"
+    product, averaged = "unmask", ("unmask",)
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         self.model, self.data, self.weights = model, data, loss
+        self.unpaired = loss.adversarial_weight > 0 or loss.cycle > 0
+        if not self.unpaired and not (loss.paired > 0 or loss.log_mse > 0):
+            raise RecipeError(
+                "[loss] nothing says what a bare face looks like: set adversarial_weight, cycle, "
+                "paired or log_mse above 0"
+            )
+        self.needs_bare = self.unpaired or loss.identity > 0
+        self.watch = "generator/cycle" if self.unpaired else "generator/loss"
         try:
-            self.networks = _networks(model, data.size)
+            self.networks = _networks(model, data.size, self.unpaired)
             self.adversarial = adversarial(loss.adversarial)
         except ValueError as error:
             raise RecipeError(f"[model] or [loss]: {error}") from error
         critics = tuple(name for name in self.networks if name.startswith("critic"))
         generators = tuple(name for name in self.networks if name not in critics)
-        self.turns = (
-            Turn("critic", critics, self.critic_loss, repeats=loss.critic_steps),
-            Turn("generator", generators, self.generator_loss),
-        )
+        self.turns = [Turn("generator", generators, self.generator_loss)]
+        if critics:
+            repeats = loss.critic_steps
+            self.turns.insert(0, Turn("critic", critics, self.critic_loss, repeats=repeats))
         self.notes: dict[str, str] = {}
         self.templates = MaskTemplates(data.templates) if data.templates else None
         self.faces: dict[str, Sequence[AlignedFace]] = {}  # by split
         self.photographed: dict[str, MaskedFaces] = {}  # by split
         if data.masked_faces:
+            if data.jitter > 0:
+                raise RecipeError("[data] jitter needs drawn masks: leave masked_faces empty, or 0")
             if len(data.portraits) != 1:
                 raise RecipeError("[data] masked_faces needs one folder in portraits: its FFHQ")
             for split in ("train", "val"):
@@ -187,7 +202,9 @@ class UnmaskTask:
         return worn.image, worn.mask
 
     def sample(self, rng: np.random.Generator, size: int) -> Batch:
-        """`masked`, `truth` (the same face bare) and `bare` (another face), `coverage` (the mask).
+        """`masked`, `truth` (the same face bare), `coverage` (the mask), and `bare` (another face).
+
+        Without critics, cycles and identity there is no `bare`.
 
         Pictures are [N, 3, S, S] in [-1, 1], the coverage is [N, 1, S, S] in [0, 1]. Each picture
         is mirrored in half of all cases.
@@ -196,20 +213,25 @@ class UnmaskTask:
         rows: list[tuple[Image, Image, Image, npt.NDArray[np.float32]]] = []
         for _ in range(size):
             face = maskable[int(rng.integers(len(maskable)))]
+            if self.data.jitter > 0 and rng.random() < self.data.jitter:
+                face = _jittered(face, rng)
             masked, coverage = self._masked(face, "train", rng)
-            truth, bare = face.image, _somebody_else(faces, face, rng).image
+            truth = face.image
+            bare = _somebody_else(faces, face, rng).image if self.needs_bare else truth
+            if self.data.unmasked > 0 and rng.random() < self.data.unmasked:
+                masked, coverage = truth, np.zeros_like(coverage)
             if rng.random() < 0.5:
                 masked, truth, coverage = masked[:, ::-1], truth[:, ::-1], coverage[:, ::-1]
             if rng.random() < 0.5:
                 bare = bare[:, ::-1]
             rows.append((masked, truth, bare, coverage))
         masked_, truth_, bare_, coverage_ = zip(*rows, strict=True)
-        return {
+        batch = {
             "masked": signed_pictures(masked_),
             "truth": signed_pictures(truth_),
-            "bare": signed_pictures(bare_),
             "coverage": torch.from_numpy(np.stack(coverage_).astype(np.float32))[:, None],
         }
+        return {**batch, "bare": signed_pictures(bare_)} if self.needs_bare else batch
 
     # -- losses -----------------------------------------------------------------------------------
 
@@ -268,26 +290,34 @@ class UnmaskTask:
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Of the generators: adversarial, cycle, identity, masks, and what the recipe adds."""
         weights = self.weights
-        masked, bare = batch["masked"], batch["bare"]
-        off, on = self._translate(masked, BARE), self._translate(bare, MASKED)
+        masked = batch["masked"]
+        off = self._translate(masked, BARE)
+        made = [off]
+        sources = [(batch["bare"], BARE)] if self.needs_bare else []
         terms: dict[str, tuple[float, Tensor]] = {}
-        for made, real, domain in ((off, bare, BARE), (on, masked, MASKED)):
-            fooled, kind = self._adversarial(made.image, real, domain)
-            _add(terms, "adversarial", weights.adversarial_weight, fooled)
-            if self.model.single:
-                _add(terms, "domain", weights.domain, kind)
-        _add(terms, "cycle", weights.cycle, cycle_loss(self._back(off, MASKED), masked))
-        _add(terms, "cycle", weights.cycle, cycle_loss(self._back(on, BARE), bare))
+        if self.unpaired:
+            bare = batch["bare"]
+            on = self._translate(bare, MASKED)
+            made.append(on)
+            sources.append((masked, MASKED))
+            for fake, (real, domain) in zip(made, sources, strict=True):
+                fooled, kind = self._adversarial(fake.image, real, domain)
+                _add(terms, "adversarial", weights.adversarial_weight, fooled)
+                if self.model.single:
+                    _add(terms, "domain", weights.domain, kind)
+            _add(terms, "cycle", weights.cycle, cycle_loss(self._back(off, MASKED), masked))
+            _add(terms, "cycle", weights.cycle, cycle_loss(self._back(on, BARE), bare))
         if weights.identity > 0:
-            for picture, domain in ((bare, BARE), (masked, MASKED)):
+            for picture, domain in sources:
                 kept = self._translate(picture, domain).image
                 _add(terms, "identity", weights.identity, identity_loss(kept, picture))
         if self.model.head in {"mask", "binary_mask"}:
-            for made in (off, on):
+            for translation in made:
                 if weights.sparsity > 0:
-                    _add(terms, "sparsity", weights.sparsity, mask_sparsity_loss(made.mask))
+                    _add(terms, "sparsity", weights.sparsity, mask_sparsity_loss(translation.mask))
                 if weights.smoothness > 0:
-                    _add(terms, "smoothness", weights.smoothness, mask_smoothness_loss(made.mask))
+                    rough = mask_smoothness_loss(translation.mask)
+                    _add(terms, "smoothness", weights.smoothness, rough)
             if weights.coverage > 0:
                 wrong = functional.mse_loss(off.mask, batch["coverage"])
                 _add(terms, "coverage", weights.coverage, wrong)
@@ -295,6 +325,9 @@ class UnmaskTask:
             error = functional.l1_loss(off.image, batch["truth"])
             error = error + masked_l1(off.image, batch["truth"], batch["coverage"])
             _add(terms, "paired", weights.paired, error)
+        if weights.log_mse > 0:
+            found, true = unit_range(off.image), unit_range(batch["truth"])
+            _add(terms, "log_mse", weights.log_mse, masked_log_mse(found, true, batch["coverage"]))
         if self.perceptual is not None:
             error = perceptual_loss(
                 self.perceptual, unit_range(off.image), unit_range(batch["truth"])
@@ -380,14 +413,18 @@ def make_generator(model: Model) -> UnmaskGenerator:
     )
 
 
-def _networks(model: Model, size: int) -> dict[str, nn.Module]:
+def _networks(model: Model, size: int, unpaired: bool) -> dict[str, nn.Module]:
     """Generators and critics by name; raises ValueError for what cannot be built."""
     if model.single and model.critic != "stargan":
         raise ValueError('single = true needs critic = "stargan", which has a domain head')
+    if model.single and not unpaired:
+        raise ValueError("single = true needs adversarial_weight or cycle above 0")
 
     def critic(classes: int = 0) -> nn.Module:
         return make_critic(model.critic, size, model.critic_width, model.critic_depth, classes)
 
+    if not unpaired:
+        return {"unmask": make_generator(model)}
     if model.single:
         return {"unmask": make_generator(model), "critic": critic(classes=2)}
     return {
@@ -396,6 +433,12 @@ def _networks(model: Model, size: int) -> dict[str, nn.Module]:
         "critic_bare": critic(),
         "critic_masked": critic(),
     }
+
+
+def _jittered(face: AlignedFace, rng: np.random.Generator) -> AlignedFace:
+    image, matrix = jittered(face.image, rng, moved=0.5)
+    points = transform_points(matrix, face.landmarks)
+    return AlignedFace(face.id, face.identity, image, points, face.native_face_px, face.extra)
 
 
 def _somebody_else(

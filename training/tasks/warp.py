@@ -48,12 +48,12 @@ Image = npt.NDArray[np.uint8]
 
 TINY: dict[str, dict[str, Any]] = {
     "run": {"steps": 10, "batch": 2, "warmup_steps": 0, "learning_rate": 1e-3, "threads": 1},
-    "model": {"warpnet": "paper", "ngf": 4, "levels": 5},
+    "model": {"warpnet": "paper", "ngf": 4, "levels": 5, "reduced": 1},
     "data": {"size": 32, "min_native_face_px": 0.0, "validation_faces": 2},
 }
 SMALL: dict[str, dict[str, Any]] = {
     "run": {"steps": 1200, "batch": 8, "warmup_steps": 50, "validate_every": 600},
-    "model": {"warpnet": "paper", "ngf": 16, "levels": 6, "reach": 0.25},
+    "model": {"warpnet": "paper", "ngf": 16, "levels": 6, "reach": 0.25, "reduced": 1},
     "data": {"size": 64},
 }
 
@@ -64,6 +64,7 @@ class Model:
     ngf: int = 0  # channels of the first convolution; 0 takes the published width
     levels: int = 8  # halvings of the paper's version: data.size is a multiple of 2 ** levels
     reach: float = 0.0  # of models.gfrnet.predicted_grid: 0 is as published
+    reduced: int = 1  # of models.gfrnet.predicted_grid
     weights: str = ""  # safetensors file to start from; empty starts from noise
 
 
@@ -87,9 +88,8 @@ class Loss:
     flow: float = 0.0  # squared distance from the known field, in grid units
 
 
-def check_size(warpnet: nn.Module, size: int) -> None:
-    """Raise RecipeError where a WarpNet cannot take pictures of this side."""
-    multiple = int(getattr(warpnet, "multiple_of", 1))
+def check_size(multiple: int, size: int) -> None:
+    """Raise RecipeError where a network of this `multiple_of` cannot take pictures of this side."""
     if size % multiple:
         raise RecipeError(
             f"[data] size must be a multiple of {multiple} for this network, not {size}: change "
@@ -121,10 +121,14 @@ class WarpTask:
 
     def __init__(self, model: Model, data: Data, loss: Loss) -> None:
         try:
-            network: nn.Module = make_warpnet(model.warpnet, model.ngf, model.levels)
+            network: nn.Module = make_warpnet(
+                model.warpnet, model.ngf, model.levels, at_rest=model.reach > 0
+            )
         except ValueError as error:
             raise RecipeError(f"[model] {error}") from error
-        check_size(network, data.size)
+        if model.reduced < 1 or (model.reduced > 1 and model.reach == 0):
+            raise RecipeError("[model] reduced is 1, or above 1 with a reach")
+        check_size(int(network.multiple_of) * model.reduced, data.size)  # type: ignore[arg-type]
         if model.weights:
             load_published(network, model.weights, "this WarpNet")
         self.networks = {"warpnet": network}
@@ -147,7 +151,8 @@ class WarpTask:
         return warp_losses(grid.float(), batch, self.weights)
 
     def _grid(self, network: nn.Module, batch: Batch) -> Tensor:
-        return predicted_grid(network, batch["degraded"], batch["guide"], self.model.reach)
+        reach, reduced = self.model.reach, self.model.reduced
+        return predicted_grid(network, batch["degraded"], batch["guide"], reach, reduced)
 
     def validate(self, networks: Mapping[str, nn.Module], out: Path, step: int) -> dict[str, float]:
         """How well the field hits the guide's landmarks, and how much the guide then looks alike.

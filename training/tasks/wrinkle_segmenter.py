@@ -92,6 +92,7 @@ class Model:
     widths: tuple[int, ...] = (16, 24, 48, 96)
     blocks: tuple[int, ...] = (1, 2, 4)
     group_width: int = 8
+    weights: str = ""  # trained weights.safetensors of it to go on from; "" starts from noise
     # of the others
     encoder_width: int = 64  # channels behind the encoder's stem; 64 is ResNeXt-50
     encoder_weights: str = ""  # torchvision's resnext50_32x4d state dict; "" starts from noise
@@ -260,7 +261,10 @@ def _outlined(image: Picture, found: Picture, truth: npt.NDArray[Any]) -> Pictur
 
 def _network(model: Model) -> nn.Module:
     if model.network == "compact":
-        return CompactSegmenter(model.widths, model.blocks, model.group_width)
+        compact = CompactSegmenter(model.widths, model.blocks, model.group_width)
+        if model.weights:
+            load_published(compact, model.weights, "the compact wrinkle segmenter")
+        return compact
     network: nn.Module
     if model.network == "unetpp":
         network = UNetPlusPlus(
