@@ -21,7 +21,7 @@ from revisage.export.pictures import (
     picture_tensor,
 )
 from revisage.export.reference_set import reference_pictures, with_worn_masks
-from revisage.export.weights import file_digest, recipe_origin
+from revisage.export.weights import file_digest, load_weights, recipe_origin
 from revisage.training.models.masked_cyclegan import UnmaskGenerator
 
 __all__ = ["unmask", "unmask_paper"]
@@ -61,6 +61,7 @@ def _export(
     folder: Path,
     options: ExportOptions,
 ) -> Bundle:
+    load_weights(network, weights)
     fields = ManifestFields(
         name=name,
         operation="unmask",
