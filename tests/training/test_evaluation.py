@@ -262,7 +262,7 @@ def test_the_mean_face(portraits_folder: Path) -> None:
 
 def test_the_recipe_of_a_run_lies_beside_its_weights(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
-    assert recipe_of(weights, "unmask")["model"]["width"] == 24
+    assert recipe_of(weights, "unmask")["model"]["width"] == 32
     (tmp_path / "recipe.toml").write_text('[run]\ntask = "unmask"\n[model]\nwidth = 8\n')
     assert recipe_of(weights, "unmask")["model"]["width"] == 8
     assert recipe_of(weights, "unmask", "unmask_paper")["model"]["width"] == 64
