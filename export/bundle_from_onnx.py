@@ -43,6 +43,7 @@ from revisage.export.lowering import LoweredGraph, lowered, serialised
 from revisage.export.onnx_from_torch import OPSET, onnx_from_torch
 from revisage.export.probes import make_probes
 from revisage.export.reference_set import REFERENCE
+from revisage.export.winograd_convolutions import use_winograd
 from revisage.kernels import onnxruntime_library
 from revisage.manifest import (
     PRECISIONS,
@@ -215,7 +216,7 @@ def export_bundle(
     if half_storage:
         store_as_half(model)
     return write_bundle(
-        serialised(model),
+        serialised(use_winograd(model, manifest_fields["working_size"])),
         manifest_fields,
         probes,
         reference_inputs,

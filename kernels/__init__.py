@@ -27,6 +27,7 @@ from revisage.kernels.flow_warp import (
     flow_warp_backward_into,
     flow_warp_into,
 )
+from revisage.kernels.winograd_conv import winograd_conv, winograd_conv_into
 
 __all__ = [
     "HAS_NATIVE",
@@ -47,4 +48,6 @@ __all__ = [
     "flow_warp_into",
     "onnxruntime_library",
     "set_cpu_isa",
+    "winograd_conv",
+    "winograd_conv_into",
 ]

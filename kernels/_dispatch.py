@@ -51,8 +51,9 @@ def cpu_isa() -> str:
 def set_cpu_isa(name: str) -> None:
     """Choose the instruction set of the native CPU kernels, for the whole process.
 
-    Not while kernels run in another thread. Results of `fft_conv` and `feature_blend` may differ in
-    the last bits from one set to another; those of `composite` and `flow_warp` do not.
+    Not while kernels run in another thread. Results of `fft_conv`, `feature_blend` and
+    `winograd_conv` may differ in the last bits from one set to another; those of `composite` and
+    `flow_warp` do not.
 
     Raises:
         DeviceError: the native kernels are not built.
@@ -66,7 +67,8 @@ def onnxruntime_library() -> Path | None:
     """The kernels as custom operators for ONNX Runtime's CPU provider, where they were built.
 
     Give the path to `onnxruntime.SessionOptions.register_custom_ops_library`. The operators
-    `FftConv`, `FlowWarp` and `FeatureBlend` of the domain `revisage` then run on the session's
+    `FftConv`, `FlowWarp`, `FeatureBlend` and `WinogradConv` (with what is fused into it, see
+    README.md) of the domain `revisage` then run on the session's
     threads. None: built without ONNX Runtime's headers.
     """
     if _SPEC is None or _SPEC.origin is None:

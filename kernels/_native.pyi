@@ -75,6 +75,18 @@ def flow_warp_backward_into(
     threads: int,
     stream: int,
 ) -> None: ...
+def winograd_conv_into(
+    out: Any,
+    x: Any,
+    weight: Any,
+    bias: Any | None,
+    residual: Any | None,
+    skip: Any | None,
+    padding: str,
+    slope: float,
+    ceiling: float,
+    threads: int,
+) -> None: ...
 def cuda_device_count() -> int: ...
 def built_with_cuda() -> bool: ...
 def cpu_isa() -> str: ...

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_native, module) {
   register_feature_blend(module);
   register_fft_conv(module);
   register_flow_warp(module);
+  register_winograd_conv(module);
 }

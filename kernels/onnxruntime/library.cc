@@ -24,6 +24,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
       made.Add(feature_blend_operator());
       made.Add(fft_conv_operator());
       made.Add(flow_warp_operator());
+      for (const OrtCustomOp* op : winograd_conv_operators()) made.Add(op);
       return made;
     }();
     Ort::UnownedSessionOptions(options).Add(domain);

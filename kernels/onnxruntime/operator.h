@@ -42,10 +42,12 @@ Array borrow(const Ort::ConstValue& value, const char* name);
 Array input(const Ort::KernelContext& context, std::size_t index, const char* name);
 Array output(const Ort::KernelContext& context, const Shape& shape);
 
-// `Kernel` is made from a const OrtKernelInfo*, and has compute(const Ort::KernelContext&).
+// `Kernel` is made from a const OrtKernelInfo* and perhaps more, and has compute(const
+// Ort::KernelContext&).
 template <typename Kernel>
 struct Adapter {
-  explicit Adapter(const OrtKernelInfo* info) : kernel(info) {}
+  template <typename... More>
+  explicit Adapter(const OrtKernelInfo* info, const More&... more) : kernel(info, more...) {}
 
   OrtStatusPtr ComputeV2(OrtKernelContext* context) noexcept {
     return as_status([&] { kernel.compute(Ort::KernelContext(context)); });
@@ -82,5 +84,6 @@ struct FloatOperator : Ort::CustomOpBase<Operator, Adapter<Kernel>, true> {
 const OrtCustomOp* feature_blend_operator();
 const OrtCustomOp* fft_conv_operator();
 const OrtCustomOp* flow_warp_operator();
+std::vector<const OrtCustomOp*> winograd_conv_operators();
 
 }  // namespace revisage::onnxruntime

@@ -44,7 +44,9 @@ __all__ = [
     "usable_cores",
 ]
 
-OPERATORS = {"FeatureBlend", "FftConv", "FlowWarp"}  # see Note [Operators of ours]
+# See Note [Operators of ours]. The last has a name for everything that may be fused with it:
+# kernels/onnxruntime/winograd_conv.cc.
+OPERATORS = ("FeatureBlend", "FftConv", "FlowWarp", "WinogradConv")
 
 
 def usable_cores() -> int:
@@ -66,7 +68,8 @@ def operators_obstacle() -> str:
 
 def our_operators(model: bytes) -> list[str]:
     """Names of the operators of ours in a graph."""
-    return sorted(OPERATORS & function_names(model, "revisage"))
+    names = function_names(model, "revisage")
+    return [operator for operator in OPERATORS if any(operator in name for name in names)]
 
 
 def session_options(threads: int | None) -> Any:

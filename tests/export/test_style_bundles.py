@@ -126,7 +126,7 @@ def test_every_picture_has_a_strength_of_its_own(
     image = rng.random((3, 3, SIDE, SIDE), dtype=np.float32)
     strengths = [0.25, 1.0, 0.0]
     with open_engine(bundle, "cpu", threads=1, operators=operators) as engine:
-        assert engine.operators == {"FeatureBlend": operators}
+        assert engine.operators == {"FeatureBlend": operators, "WinogradConv": operators}
         found = engine.infer({"image": image, "strength": np.array(strengths, np.float32)})
         alone = engine.infer({"image": image[:1], "strength": np.array([0.25], np.float32)})
     np.testing.assert_array_equal(alone["retouched"], found["retouched"][:1])

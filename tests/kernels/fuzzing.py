@@ -227,6 +227,29 @@ def a_feature_blend_backward(random: np.random.Generator) -> Call:
     return call
 
 
+def a_winograd_conv(random: np.random.Generator) -> Call:
+    n, c, d = (int(random.choice([1, 2, 3, 7, 16, 17, 20])) for _ in range(3))
+    padding = str(random.choice(["zero", "reflect", "none"]))
+    least = {"zero": 1, "reflect": 2, "none": 3}[padding]
+    n, h, w = min(n, 3), max(least, _side(random)), max(least, _side(random))
+    options = {
+        "padding": padding,
+        "slope": float(random.choice([1, 0, 0.2])),
+        "ceiling": float(random.choice([np.inf, 6])),
+    }
+    call = Call("winograd_conv", {}, options)
+    result = (n, d, h - 2, w - 2) if padding == "none" else (n, d, h, w)
+    call.place(random, "out", numbers(random, result))
+    call.place(random, "x", numbers(random, (n, c, h, w), wild=0.05))
+    call.place(random, "weight", numbers(random, (d, c, 3, 3), wild=0.05))
+    for name, shape in {"bias": (d,), "residual": result, "skip": result}.items():
+        if random.random() < 0.5:
+            call.place(random, name, numbers(random, shape, wild=0.05))
+        else:
+            call.arrays[name] = None
+    return call
+
+
 GOOD: dict[str, Callable[[np.random.Generator], Call]] = {
     "composite": a_composite,
     "feature_blend": a_feature_blend,
@@ -234,7 +257,9 @@ GOOD: dict[str, Callable[[np.random.Generator], Call]] = {
     "fft_conv": a_fft_conv,
     "flow_warp": a_flow_warp,
     "flow_warp_backward": a_flow_warp_backward,
+    "winograd_conv": a_winograd_conv,
 }
+CPU_ONLY = {"winograd_conv"}  # these take no stream
 
 
 # --- bent and broken arguments -------------------------------------------------------------------
@@ -355,6 +380,8 @@ def bend(random: np.random.Generator, call: Call) -> None:
             "stream": [0, 1, -1, "s", object()],
             "padding": ["", "wrap", None, 7],
             "layout": ["", "nchw", None, 7],
+            "slope": [np.nan, np.inf, -1, 0, 1e38, 1e300, "1", None, [1.0], np.float32(0.5)],
+            "ceiling": [np.nan, np.inf, -1, 0, 1e300, "1", None, [1.0], np.float32(0.5)],
             "strength": [np.nan, np.inf, -1, -0.0, 1e38, 1e300, "1", None, [1.0], np.float32(0.5)],
             "matrix": [
                 np.full((2, 3), np.nan), np.full((2, 3), 1e308), np.zeros((2, 3)), np.eye(3), "m",
@@ -363,7 +390,8 @@ def bend(random: np.random.Generator, call: Call) -> None:
                 np.eye(2, 3, dtype=complex), np.array([["a"] * 3] * 2, object),
             ],
         }  # fmt: skip
-        name = str(random.choice(["threads", "impl", "stream", *call.options]))
+        always = ["threads", "impl"] if call.op in CPU_ONLY else ["threads", "impl", "stream"]
+        name = str(random.choice([*always, *call.options]))
         value = options[name][int(random.integers(0, len(options[name])))]
         call.options[name] = value
         call.bends.append(f"{name}={value!r}")
@@ -418,7 +446,8 @@ def direct(call: Call) -> None:
     if "matrix" in options and options["matrix"] is not None:
         options["matrix"] = tuple(np.ravel(np.array(options["matrix"], object)).tolist())
     native = getattr(_dispatch._native, f"{call.op}_into")
-    native(*call.arrays.values(), *options.values(), threads, stream)
+    last = (threads,) if call.op in CPU_ONLY else (threads, stream)
+    native(*call.arrays.values(), *options.values(), *last)
 
 
 def attempt(run: Callable[[], None]) -> Exception | None:
@@ -455,6 +484,10 @@ def largest_term(call: Call, twins: list[np.ndarray]) -> float:
         return max(float(np.abs(twins[0]).max()), sizes["shift"])
     if call.op == "feature_blend":
         return strength * max(sizes["style"], sizes["image"])
+    if call.op == "winograd_conv":
+        terms = call.arrays["weight"][0].size * sizes["x"] * sizes["weight"]
+        terms += sum(sizes.get(name, 0) for name in ("bias", "residual", "skip"))
+        return terms * max(1.0, abs(float(call.options["slope"])))
     features = sizes["image"] + sizes.get("style", 0)
     return strength * float(np.abs(call.arrays["grad"]).sum()) * (1 + features)
 

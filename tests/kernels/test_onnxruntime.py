@@ -127,6 +127,69 @@ def test_feature_blend_for_many_shapes_in_one_session(random: np.random.Generato
         np.testing.assert_allclose(found, true, atol=1e-5)
 
 
+@pytest.mark.parametrize("pad", ["", "Pad"])
+@pytest.mark.parametrize(
+    ("after", "options"),
+    [
+        ("", {}),
+        ("Relu", {"slope": 0}),
+        ("LeakyRelu", {"slope": 0.25}),
+        ("Relu6", {"slope": 0, "ceiling": 6}),
+        ("Add", {}),
+        ("AddRelu", {"slope": 0}),
+        ("AddReluAdd", {"slope": 0}),
+        ("LeakyReluAdd", {"slope": 0.25}),
+        ("AddRelu6Add", {"slope": 0, "ceiling": 6}),
+    ],
+)
+def test_winograd_conv_for_many_shapes_in_one_session(
+    pad: str, after: str, options: dict[str, float], random: np.random.Generator
+) -> None:
+    weights = {"weight": normal(random, 7, 5, 3, 3), "bias": normal(random, 7)}
+    addends = ["residual"] * after.startswith("Add")
+    addends += ["skip"] * (after.endswith("Add") and after != "Add")
+    attributes = {"alpha": 0.25} if "Leaky" in after else {}
+    name = f"{pad}WinogradConv{after}"
+    inputs = dict.fromkeys(["x", *weights, *addends])
+    node = session(name, inputs, **attributes)
+    if not addends:  # packed once
+        constant = session(name, {"x": ["N", "C", "H", "W"]}, weights, **attributes)
+    options = {"padding": "reflect" if pad else "zero", **options}
+    for n, h, w in [(1, 2, 2), (2, 5, 7), (3, 8, 8), (1, 31, 45), (1, 64, 64)]:
+        x = normal(random, n, 5, h, w)
+        more = {addend: normal(random, n, 7, h, w) for addend in addends}
+        found = run(node, x=x, **weights, **more)
+        true = kernels.winograd_conv(x, **weights, **more, **options, impl="reference")
+        np.testing.assert_allclose(found, true, atol=1e-4)
+        # The same bits as by ourselves, whoever's threads ran it.
+        native = kernels.winograd_conv(x, **weights, **more, **options)
+        np.testing.assert_array_equal(found, native)
+        if not addends:
+            np.testing.assert_array_equal(run(constant, x=x), native)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x": (1, 5, 4)}, "x must be"),
+        ({"x": (1, 4, 4, 4)}, "weight must be"),
+        ({"x": (1, 5, 1, 4)}, "2 to 2\\^24 pixels"),
+        ({"weight": (7, 5, 5, 5)}, "weight must be"),
+        ({"bias": (6,)}, "bias must be"),
+        ({"residual": (1, 7, 4, 1)}, "residual must be"),
+    ],
+)
+def test_wrong_shapes_of_a_convolution_are_errors(
+    changed: dict[str, tuple[int, ...]], message: str, random: np.random.Generator
+) -> None:
+    right = {"x": (1, 5, 4, 4), "weight": (7, 5, 3, 3), "bias": (7,), "residual": (1, 7, 4, 4)}
+    node = session("PadWinogradConvAdd", dict.fromkeys(right))
+    with pytest.raises(Exception, match=message):
+        run(node, **{name: normal(random, *s) for name, s in {**right, **changed}.items()})
+    feeds = {name: normal(random, *shape) for name, shape in right.items()}
+    assert run(node, **feeds).shape == (1, 7, 4, 4)  # the session goes on
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
