@@ -68,8 +68,8 @@ def onnxruntime_library() -> Path | None:
 
     Give the path to `onnxruntime.SessionOptions.register_custom_ops_library`. The operators
     `FftConv`, `FlowWarp`, `FeatureBlend` and `WinogradConv` (with what is fused into it, see
-    README.md) of the domain `revisage` then run on the session's
-    threads. None: built without ONNX Runtime's headers.
+    README.md) of the domain `revisage` then run on the session's threads. None: built without ONNX
+    Runtime's headers.
     """
     if _SPEC is None or _SPEC.origin is None:
         return None

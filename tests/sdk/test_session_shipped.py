@@ -118,7 +118,9 @@ def test_receipt_names_all_four_networks(result: rv.Result) -> None:
     assert all(len(digest) == 64 for digest in receipt.models.values())
     assert (receipt.device, receipt.precision) == ("cpu", "fp32")
     ours = "portable" if kernels.onnxruntime_library() is None else "native"
-    assert receipt.operators == receipt.to_dict()["operators"] == {"FftConv": ours}
+    assert receipt.operators == receipt.to_dict()["operators"]
+    assert "FftConv" in receipt.operators
+    assert set(receipt.operators.values()) == {ours}
     assert ours in str(receipt)
 
 
