@@ -7,6 +7,8 @@
 #                              the plot of benchmarks/README.md
 # make bench-engines [NETWORKS="NAME ..."] every network on every engine beside torch eager; writes the table
 #                              of benchmarks/README.md
+# make gpu-session             on a machine with a GPU: its tests, compute-sanitizer and benchmarks; writes
+#                              the results to commit. STEPS="tests engines" for some of them
 # make lint                    ruff, mypy on an installed tree, clang-format, codespell
 # make dev                     an editable install to work in
 
@@ -24,7 +26,7 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt constraints.txt \
                   -not -path '*/__pycache__/*' -not -path 'training/weights/*' 2>/dev/null)
 PIP := -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test unit-tests sanitize bench-kernels bench-engines lint format dev clean wheel
+.PHONY: demo test unit-tests sanitize bench-kernels bench-engines gpu-session lint format dev clean wheel
 .DEFAULT_GOAL := demo
 
 # --- demo ----------------------------------------------------------------------------------------
@@ -115,6 +117,14 @@ bench-engines: wheel .venv-test/deps.stamp
 	@.venv-test/bin/python $(PIP) install --force-reinstall --no-deps build/dist/*.whl
 	.venv-test/bin/python benchmarks/engines/bench_engines.py $(NETWORKS)
 	.venv-test/bin/python benchmarks/engines/report.py
+
+# onnxruntime and onnxruntime-gpu are one folder: the latter has to come last.
+gpu-session: wheel .venv-test/deps.stamp
+	@.venv-test/bin/python $(PIP) install -c constraints.txt --group bench \
+	  "$$(ls build/dist/*.whl)[gpu,tensorrt-rtx]"
+	@.venv-test/bin/python $(PIP) install -c constraints.txt --force-reinstall --no-deps \
+	  build/dist/*.whl onnxruntime-gpu
+	.venv-test/bin/python benchmarks/gpu_session.py $(STEPS:%=--only %)
 
 # --- lint ----------------------------------------------------------------------------------------
 
