@@ -16,8 +16,9 @@ from pathlib import Path
 
 from revisage.bundle_archive import member_names, read_member
 from revisage.errors import BundleError
-from revisage.manifest import MAX_TEXT_BYTES, Certificate, Manifest
+from revisage.manifest import Certificate, Manifest
 from revisage.onnx_guard import check_model_bytes
+from revisage.strict_json import MAX_TEXT_BYTES
 
 __all__ = [
     "CERTIFICATE",

@@ -3,7 +3,7 @@
 A bundle is a folder with `manifest.json` (a `Manifest`), `model.onnx` and `certificate.json` (a
 `Certificate`). Export writes these values, the runtime reads them, and neither trusts the file: an
 unknown key, a wrong type or an absurd size is a `BundleError` that names the field. This module is
-a leaf: standard library and `revisage.errors` only.
+a leaf: standard library, `revisage.errors` and `revisage.strict_json` only.
 
 Note [Shapes in a manifest]
 A dimension is a positive integer, or a symbol: `N` (batch), `H` and `W` (rows and columns, both a
@@ -15,14 +15,24 @@ throughout a call.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from revisage.errors import BundleError
+from revisage.strict_json import (
+    Fields,
+    dump,
+    load,
+    mapping_of,
+    read_integer,
+    read_number,
+    read_plain_number,
+    read_text,
+    tuple_of,
+)
 
 __all__ = [
     "DTYPES",
@@ -56,23 +66,17 @@ PADDINGS = ("none", "reflect", "border", "zero")
 PROBE_KINDS = ("picture", "lines", "mask", "uniform")
 
 # A manifest is written by hand-sized numbers; anything beyond these is damage or an attack.
-MAX_TEXT_BYTES = 4 << 20
-MAX_STRING = 4096
 MAX_TENSORS = 64
 MAX_RANK = 8
 MAX_DIMENSION = 1 << 20
 MAX_WORKING_SIZE = 16384
 MAX_MULTIPLE = 1024
-MAX_ITEMS = 1024  # of any list or mapping
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
 _SYMBOL = re.compile(r"[A-Z][A-Za-z0-9]{0,15}(/[1-9][0-9]{0,3})?")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# A list of numbers in indented JSON, to be written on one line. Strings hold no raw line break, and
-# a list of strings is left as it is.
-_FLAT_LIST = re.compile(r"\[\n[^\[\]{}\"]*\]")
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 
 Dimension = int | str
@@ -183,37 +187,37 @@ class Manifest:
 
     def to_json(self) -> str:
         """Text of `manifest.json`: sorted keys, two spaces, a final newline."""
-        return _dump(self)
+        return dump(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """Read and check the text of a `manifest.json`."""
-        fields = _Fields(_load(text, "manifest.json"), "manifest.json")
-        schema = fields.take("schema", _integer)
+        fields = Fields(load(text, "manifest.json"), "manifest.json")
+        schema = fields.take("schema", read_integer)
         if schema != SCHEMA:
             raise BundleError(
                 f"manifest.json: schema {schema} is not the schema {SCHEMA} of this version of "
                 f"Revisage; {'update Revisage' if schema > SCHEMA else 'export the model again'}"
             )
         manifest = cls(
-            name=fields.take("name", _text),
-            operation=fields.take("operation", _text),
-            version=fields.take("version", _text),
-            size=fields.take("size", _text),
-            description=fields.take("description", _text),
-            inputs=fields.take("inputs", _tuple_of(_tensor)),
-            outputs=fields.take("outputs", _tuple_of(_tensor)),
-            working_size=fields.take("working_size", _integer),
-            multiple_of=fields.take("multiple_of", _integer),
-            padding=fields.take("padding", _text),
-            opset=fields.take("opset", _integer),
-            tolerances=fields.take("tolerances", _mapping_of(_mapping_of(_tolerance))),
-            licence=fields.take("licence", _text),
+            name=fields.take("name", read_text),
+            operation=fields.take("operation", read_text),
+            version=fields.take("version", read_text),
+            size=fields.take("size", read_text),
+            description=fields.take("description", read_text),
+            inputs=fields.take("inputs", tuple_of(_tensor)),
+            outputs=fields.take("outputs", tuple_of(_tensor)),
+            working_size=fields.take("working_size", read_integer),
+            multiple_of=fields.take("multiple_of", read_integer),
+            padding=fields.take("padding", read_text),
+            opset=fields.take("opset", read_integer),
+            tolerances=fields.take("tolerances", mapping_of(mapping_of(_tolerance))),
+            licence=fields.take("licence", read_text),
             recipe=fields.take("recipe", _recipe),
-            weights_digest=fields.take("weights_digest", _text),
-            settings=fields.take("settings", _mapping_of(_setting)),
-            graphs=fields.take("graphs", _mapping_of(_text)),
-            digests=fields.take("digests", _mapping_of(_text)),
+            weights_digest=fields.take("weights_digest", read_text),
+            settings=fields.take("settings", mapping_of(_setting)),
+            graphs=fields.take("graphs", mapping_of(read_text)),
+            digests=fields.take("digests", mapping_of(read_text)),
         )
         fields.finish()
         return manifest
@@ -306,25 +310,25 @@ class Certificate:
 
     def to_json(self) -> str:
         """Text of `certificate.json`."""
-        return _dump(self)
+        return dump(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Certificate:
         """Read and check the text of a `certificate.json`."""
-        fields = _Fields(_load(text, "certificate.json"), "certificate.json")
-        schema = fields.take("schema", _integer)
+        fields = Fields(load(text, "certificate.json"), "certificate.json")
+        schema = fields.take("schema", read_integer)
         if schema != SCHEMA:
             raise BundleError(f"certificate.json: schema {schema} is not {SCHEMA}; export it again")
-        errors = _mapping_of(_mapping_of(_mapping_of(_mapping_of(_number))))
+        errors = mapping_of(mapping_of(mapping_of(mapping_of(read_number))))
         certificate = cls(
-            model_digest=fields.take("model_digest", _text),
-            reference=fields.take("reference", _text),
-            reference_count=fields.take("reference_count", _integer),
-            versions=fields.take("versions", _mapping_of(_text)),
+            model_digest=fields.take("model_digest", read_text),
+            reference=fields.take("reference", read_text),
+            reference_count=fields.take("reference_count", read_integer),
+            versions=fields.take("versions", mapping_of(read_text)),
             errors=fields.take("errors", errors),
-            probes=fields.take("probes", _tuple_of(_probe)),
-            graph_digests=fields.take("graph_digests", _mapping_of(_text)),
-            layers=fields.take("layers", _mapping_of(_mapping_of(_number))),
+            probes=fields.take("probes", tuple_of(_probe)),
+            graph_digests=fields.take("graph_digests", mapping_of(read_text)),
+            layers=fields.take("layers", mapping_of(mapping_of(read_number))),
         )
         fields.finish()
         return certificate
@@ -454,150 +458,36 @@ def _check_probe_shape(shape: tuple[int, ...], where: str) -> None:
     )
 
 
-# --- strict JSON ---------------------------------------------------------------------------------
-
-Reader = Callable[[Any, str], Any]
-
-
-class _Fields:
-    """The keys of one JSON object, each taken once; what is left over is an error."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        self.where = where
-        self.left = dict(_object(value, where))
-
-    def take(self, key: str, read: Reader) -> Any:
-        if key not in self.left:
-            raise BundleError(f"{self.where}: the field {key!r} is missing")
-        return read(self.left.pop(key), f"{self.where}: {key}")
-
-    def finish(self) -> None:
-        if self.left:
-            unknown = ", ".join(repr(key[:40]) for key in sorted(self.left)[:4])
-            raise BundleError(
-                f"{self.where}: unknown field {unknown}; "
-                "it was written by another version of Revisage"
-            )
-
-
-def _load(text: str | bytes, where: str) -> Any:
-    if len(text) > MAX_TEXT_BYTES:
-        raise BundleError(f"{where}: {len(text)} bytes are too many (limit {MAX_TEXT_BYTES})")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise BundleError(f"{where}: a key stands twice in one object")
-        return found
-
-    def refuse(constant: str) -> float:
-        raise BundleError(f"{where}: {constant} is not a number that may stand here")
-
-    try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except BundleError:
-        raise
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise BundleError(f"{where}: not readable as JSON ({error}); the file is damaged") from None
-
-
-def _dump(value: Manifest | Certificate) -> str:
-    def plain(item: Any) -> Any:
-        if dataclasses.is_dataclass(item):
-            return {f.name: plain(getattr(item, f.name)) for f in dataclasses.fields(item)}
-        if isinstance(item, Mapping):
-            return {key: plain(content) for key, content in item.items()}
-        if isinstance(item, (tuple, list)):
-            return [plain(content) for content in item]
-        return item
-
-    text = json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False)
-    return _FLAT_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n"
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or len(value) > MAX_ITEMS:
-        raise BundleError(f"{where}: expected an object of at most {MAX_ITEMS} keys")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > MAX_STRING:
-        raise BundleError(f"{where}: expected a string of at most {MAX_STRING} characters")
-    return value
-
-
-def _integer(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 63:
-        raise BundleError(f"{where}: expected an integer, got {str(value)[:40]!r}")
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(float(value) if abs(value) < 1e300 else math.inf)
-    ):
-        raise BundleError(f"{where}: expected a number, got {str(value)[:40]!r}")
-    return float(value)
-
-
-def _tuple_of(read: Reader) -> Reader:
-    def read_all(value: Any, where: str) -> tuple[Any, ...]:
-        if not isinstance(value, list) or len(value) > MAX_ITEMS:
-            raise BundleError(f"{where}: expected a list of at most {MAX_ITEMS} items")
-        return tuple(read(item, f"{where}[{index}]") for index, item in enumerate(value))
-
-    return read_all
-
-
-def _mapping_of(read: Reader) -> Reader:
-    def read_all(value: Any, where: str) -> dict[str, Any]:
-        return {
-            _text(key, where): read(item, f"{where}.{key}")
-            for key, item in _object(value, where).items()
-        }
-
-    return read_all
+# --- readers of JSON values ----------------------------------------------------------------------
 
 
 def _dimension(value: Any, where: str) -> Dimension:
-    return _text(value, where) if isinstance(value, str) else _integer(value, where)
+    return read_text(value, where) if isinstance(value, str) else read_integer(value, where)
 
 
 def _setting(value: Any, where: str) -> Setting:
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _text(value, where)
+        return read_text(value, where)
     if isinstance(value, list):
         texts = bool(value) and isinstance(value[0], str)
-        items: tuple[Any, ...] = _tuple_of(_text if texts else _plain_number)(value, where)
+        items: tuple[Any, ...] = tuple_of(read_text if texts else read_plain_number)(value, where)
         return items
-    return _plain_number(value, where)
-
-
-def _plain_number(value: Any, where: str) -> int | float:
-    """A number that keeps its type: a stride stays an integer."""
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-        else _number(value, where)
-    )
+    return read_plain_number(value, where)
 
 
 def _tensor(value: Any, where: str) -> TensorSpec:
-    fields = _Fields(value, where)
-    limits = fields.take("range", lambda v, w: None if v is None else _tuple_of(_number)(v, w))
+    fields = Fields(value, where)
+    limits = fields.take("range", lambda v, w: None if v is None else tuple_of(read_number)(v, w))
     if limits is not None and len(limits) != 2:
         raise BundleError(f"{where}: range: expected two numbers or null")
     spec = TensorSpec(
-        name=fields.take("name", _text),
-        dtype=fields.take("dtype", _text),
-        shape=fields.take("shape", _tuple_of(_dimension)),
-        layout=fields.take("layout", _text),
-        colour=fields.take("colour", _text),
+        name=fields.take("name", read_text),
+        dtype=fields.take("dtype", read_text),
+        shape=fields.take("shape", tuple_of(_dimension)),
+        layout=fields.take("layout", read_text),
+        colour=fields.take("colour", read_text),
         range=limits,
     )
     fields.finish()
@@ -605,48 +495,48 @@ def _tensor(value: Any, where: str) -> TensorSpec:
 
 
 def _tolerance(value: Any, where: str) -> Tolerance:
-    fields = _Fields(value, where)
-    tolerance = Tolerance(fields.take("max_abs", _number), fields.take("mean_abs", _number))
+    fields = Fields(value, where)
+    tolerance = Tolerance(fields.take("max_abs", read_number), fields.take("mean_abs", read_number))
     fields.finish()
     return tolerance
 
 
 def _recipe(value: Any, where: str) -> RecipeOrigin:
-    fields = _Fields(value, where)
-    recipe = RecipeOrigin(fields.take("name", _text), fields.take("digest", _text))
+    fields = Fields(value, where)
+    recipe = RecipeOrigin(fields.take("name", read_text), fields.take("digest", read_text))
     fields.finish()
     return recipe
 
 
 def _probe_input(value: Any, where: str) -> ProbeInput:
-    fields = _Fields(value, where)
+    fields = Fields(value, where)
     made = ProbeInput(
-        kind=fields.take("kind", _text),
-        seed=fields.take("seed", _integer),
-        shape=fields.take("shape", _tuple_of(_integer)),
+        kind=fields.take("kind", read_text),
+        seed=fields.take("seed", read_integer),
+        shape=fields.take("shape", tuple_of(read_integer)),
     )
     fields.finish()
     return made
 
 
 def _expected(value: Any, where: str) -> Expected:
-    fields = _Fields(value, where)
+    fields = Fields(value, where)
     expected = Expected(
-        shape=fields.take("shape", _tuple_of(_integer)),
-        mean=fields.take("mean", _number),
-        std=fields.take("std", _number),
-        positions=fields.take("positions", _tuple_of(_integer)),
-        values=fields.take("values", _tuple_of(_number)),
+        shape=fields.take("shape", tuple_of(read_integer)),
+        mean=fields.take("mean", read_number),
+        std=fields.take("std", read_number),
+        positions=fields.take("positions", tuple_of(read_integer)),
+        values=fields.take("values", tuple_of(read_number)),
     )
     fields.finish()
     return expected
 
 
 def _probe(value: Any, where: str) -> Probe:
-    fields = _Fields(value, where)
+    fields = Fields(value, where)
     probe = Probe(
-        inputs=fields.take("inputs", _mapping_of(_probe_input)),
-        outputs=fields.take("outputs", _mapping_of(_expected)),
+        inputs=fields.take("inputs", mapping_of(_probe_input)),
+        outputs=fields.take("outputs", mapping_of(_expected)),
     )
     fields.finish()
     return probe

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAVES = {"revisage.errors", "revisage.manifest", "revisage.alignment"}
+LEAVES = {"revisage.errors", "revisage.manifest", "revisage.alignment", "revisage.strict_json"}
 
 # Import prefixes that a folder must not use anywhere, and those it must not use at import time.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
