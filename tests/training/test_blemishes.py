@@ -8,13 +8,9 @@ import numpy.typing as npt
 import pytest
 
 from revisage.training.data.aligned_faces import aligned_faces
-from revisage.training.data.blemishes import (
-    KINDS,
-    LambdaRange,
-    add_blemishes,
-    blemish_skin,
-    lambda_augment,
-)
+from revisage.training.data.blemishes import KINDS, add_blemishes
+from revisage.training.data.face_skin import blemish_skin
+from revisage.training.data.lambda_augmentation import LambdaRange, lambda_augment
 from tests.support import shared_folder
 from tests.training.drawn_face import drawn_landmarks, plain_skin
 

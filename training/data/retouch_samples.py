@@ -17,12 +17,9 @@ from torch import Tensor
 
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
-from revisage.training.data.blemishes import (
-    LambdaRange,
-    add_blemishes,
-    blemish_skin,
-    lambda_augment,
-)
+from revisage.training.data.blemishes import add_blemishes
+from revisage.training.data.face_skin import blemish_skin
+from revisage.training.data.lambda_augmentation import LambdaRange, lambda_augment
 from revisage.training.data.recent import Recent
 from revisage.training.data.retouch_pairs import RetouchPairs
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from revisage.errors import CheckpointError, RecipeError
 from revisage.training.data.aligned_faces import AlignedFace
-from revisage.training.data.blemishes import add_blemishes, blemish_skin, feature_region
+from revisage.training.data.blemishes import add_blemishes
+from revisage.training.data.face_skin import blemish_skin, feature_region
 from revisage.training.data.guided_pairs import pictures_tensor
 from revisage.training.data.picture_tensors import eight_bit
 from revisage.training.evaluation.fills import decibels, levels

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from revisage.errors import CheckpointError, RecipeError
-from revisage.training.data.blemishes import lambda_augment
+from revisage.training.data.lambda_augmentation import lambda_augment
 from revisage.training.data.retouch_samples import (
     RETOUCHED,
     RetouchData,
