@@ -34,7 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         type=Path,
         metavar="FILE",
-        help="judge these instead of those that ship; for wrinkles, one for each network",
+        help="judge these instead of those that ship; may be repeated: for wrinkles, one for each "
+        "network; for restore, more networks to compare with the first",
     )
     parser.add_argument(
         "--recipe",

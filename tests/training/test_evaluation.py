@@ -133,6 +133,8 @@ class Numbered:
         Goal("one", "score", 2.0, over="found"),
         Goal("one", "share", 0.6),
         Goal("one", "share", 0.4),
+        Goal("one", "score", 0.0, group="tag: x"),
+        Goal("one", "score", 0.0, group="tag: nobody"),
     )
     kinds: ClassVar = {
         "one": Kind(
@@ -172,7 +174,7 @@ def test_figures_gains_and_goals(portraits_folder: Path) -> None:
     assert (gain.value, gain.low, gain.high, gain.faces) == (1, 1, 1, 3)
     assert tally.chosen("found") == "far"
     assert tally.ways() == [OURS, "near", "found"]
-    assert [reached for _, _, reached in findings.goals()] == [True, False, True, True, True]
+    assert [reached for _, _, reached in findings.goals()] == [True, False, True, True, True, True]
     assert "tag: x" in tally.groups()
     report = report_of([findings], {"other": "no weights"})
     text = markdown(report)
@@ -341,7 +343,7 @@ def test_what_the_guide_is_worth(portraits_folder: Path) -> None:
     findings = judge(evaluation, [portraits_folder])
     psnr = one_face(findings, "4x")["psnr"]
     assert psnr[restore.NO_GUIDE] == psnr[restore.BICUBIC] != psnr[OURS]
-    assert findings.tallies["4x"].rows[0].groups[-1] == "guide: another photo"
+    assert findings.tallies["4x"].rows[0].groups[-1] == restore.REAL
     sharp = {
         face.id: signed_pictures([face.image])
         for face in aligned_faces([portraits_folder], "val", 64)
@@ -595,12 +597,15 @@ def test_a_checkpoint_of_a_run_is_judged_by_its_recipe(
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     (tmp_path / "recipe.toml").write_text(
         '[run]\ntask = "restore"\n[model]\nwarpnet = "paper"\nwarp_ngf = 4\nrec_ngf = 4\n'
-        "levels = 5\n[data]\nsize = 32\n"
+        'levels = 5\n[data]\nportraits = ["somewhere"]\nsize = 32\n'
     )
     found = restore.load([tmp_path / "weights.safetensors"])
     assert found.kinds["4x"].size == 32
-    findings = judge(found, [portraits_folder], limit=1)
+    twice = restore.load([tmp_path / "weights.safetensors"] * 2)
+    findings = judge(twice, [portraits_folder])
     assert np.isfinite(findings.tallies["4x"].figure("psnr").value)
+    assert findings.tallies["4x"].gain("psnr", "network 2, variant full").value == 0
+    assert len(findings.goals()) == 12  # three rivals, two scales, all guides and real ones
     with pytest.raises(CheckpointError, match="this GFRNet"):
         restore.load([tmp_path / "weights.safetensors"], "gfrnet")
     with pytest.raises(CheckpointError, match="no such weights"):

@@ -93,7 +93,7 @@ def report_of(findings: Sequence[Findings], left_out: Mapping[str, str], text: s
             rows.append(
                 [
                     one.evaluation.name,
-                    one.tallies[goal.kind].kind.title,
+                    one.tallies[goal.kind].kind.title + (goal.group and f", {goal.group}"),
                     f"{measure.title}, over {goal.over}" if goal.over else measure.title,
                     f"at least {needed}" if higher else f"below {needed}",
                     found.text(measure.digits, signed=bool(goal.over)),

@@ -114,13 +114,14 @@ class Goal:
     """What has to be reached.
 
     A gain over another way is at least `bound`; a figure itself (`over` = "") is at least `bound`
-    where higher is better and below it where lower is.
+    where higher is better and below it where lower is. With a group, of its cases alone.
     """
 
     kind: str
     measure: str
     bound: float
     over: str = ""
+    group: str = ""
 
 
 class Evaluation(Protocol):
@@ -303,13 +304,13 @@ class Findings:
         rows = []
         for goal in self.evaluation.goals:
             tally = self.tallies[goal.kind]
-            if not tally.rows:
+            if not tally.rows or (goal.group and goal.group not in tally.groups()):
                 continue
             if goal.over:
-                found = tally.gain(goal.measure, goal.over)
+                found = tally.gain(goal.measure, goal.over, goal.group)
                 reached = found.value >= goal.bound
             else:
-                found = tally.figure(goal.measure)
+                found = tally.figure(goal.measure, group=goal.group)
                 higher = self.measure(goal).better == "higher"
                 reached = found.value >= goal.bound if higher else found.value < goal.bound
             rows.append((goal, found, reached))
