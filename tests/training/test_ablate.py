@@ -131,3 +131,13 @@ def test_tables_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == sum(len(numbers) for numbers in PAPERS.values())
+
+
+def test_the_docs_name_every_table() -> None:
+    page = Path(__file__).parents[2] / "docs" / "ablations.md"
+    text = page.read_text(encoding="utf-8")
+    for name in ablate.table_names():
+        rows = [row for row in ablate.read_table(name).rows if row.recipe]
+        run = ablate.row_recipe(rows[0], "small")["run"]
+        cost = f"| {len(rows)} | {run['steps']} x {run['batch']} |"
+        assert f"| `revisage ablate {name} --scale small` {cost}" in text
