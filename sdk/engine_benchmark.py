@@ -52,7 +52,7 @@ class Timing:
     calls: int
     p50_ms: float
     p95_ms: float
-    p99_ms: float
+    p99_ms: float  # of fewer than 100 calls, hardly less than the slowest
     cold_start: float  # from the start of the process to the first result at this size
     build: float  # to build or load the engine with an empty cache, and to repeat its probe
     load: float  # to open it a second time, from the cache where the engine has one

@@ -91,9 +91,9 @@ class NetworkReport:
         return cls(**raw, case=case, engines=engines)
 
 
-def inputs_of(bundle: Bundle, side: int) -> dict[str, np.ndarray]:
-    """One picture of this side, or what a network takes in its place."""
-    sizes = {"N": 1, "H": side, "W": side}
+def inputs_of(bundle: Bundle, side: int, batch: int = 1) -> dict[str, np.ndarray]:
+    """Pictures of this side, or what a network takes in their place."""
+    sizes = {"N": batch, "H": side, "W": side}
     kinds = {"RGB": "picture", "GRAY": "picture", "mask": "mask"}
     made = {}
     for seed, spec in enumerate(bundle.manifest.inputs):

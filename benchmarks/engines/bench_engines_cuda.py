@@ -27,14 +27,14 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 import harness  # noqa: E402
+from bench_engines import inputs_of  # noqa: E402
 from tables import machine_text, number, write_section  # noqa: E402
 
 from revisage.bundle import Bundle, named_bundle, shipped_names  # noqa: E402
 from revisage.engines import Engine, device_status, open_engine  # noqa: E402
 from revisage.engines.driver import find_gpu  # noqa: E402
-from revisage.engines.probe import probe_array  # noqa: E402
 from revisage.errors import RevisageError  # noqa: E402
-from revisage.manifest import ENGINES, ProbeInput  # noqa: E402
+from revisage.manifest import ENGINES  # noqa: E402
 
 RESULTS = HERE / "results_cuda.json"
 CPU = "onnxruntime-cpu"
@@ -44,18 +44,6 @@ COLUMNS = (
     *("bundle", "engine", "precision", "batch", "within tolerance", "error", "tolerance"),
     *("milliseconds", "recorded", "s to open"),
 )
-
-
-def inputs_of(bundle: Bundle, batch: int) -> dict[str, np.ndarray]:
-    """Pictures of the working size, or what a network takes in their place."""
-    sizes = {"N": batch, "H": bundle.manifest.working_size, "W": bundle.manifest.working_size}
-    kinds = {"RGB": "picture", "GRAY": "picture", "mask": "mask"}
-    made = {}
-    for seed, spec in enumerate(bundle.manifest.inputs):
-        shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.shape)
-        recipe = ProbeInput(kinds.get(spec.colour, "uniform"), 100 + seed, shape)
-        made[spec.name] = probe_array(recipe, spec)
-    return made
 
 
 def timer(on_gpu: bool) -> Callable[[Callable[[], object], int], float]:
@@ -114,7 +102,9 @@ def rows_of(bundle: Bundle, engines: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What each engine and precision made of a bundle; an error where it did not run."""
     stated = {name: made for name, made in bundle.manifest.tolerances.items() if name in engines}
     batched = all("N" in spec.shape for spec in bundle.manifest.inputs)
-    inputs = {batch: inputs_of(bundle, batch) for batch in (BATCHES if batched else (1,))}
+    side = bundle.manifest.working_size
+    batches = BATCHES if batched else (1,)
+    inputs = {batch: inputs_of(bundle, side, batch) for batch in batches}
     with open_engine(bundle, "cpu") as reference:
         wanted = {batch: reference.infer(made) for batch, made in inputs.items()}
     for name, tolerances in stated.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from revisage.cli.extras import from_extra
+
 __all__ = ["add_parser", "run"]
 
 
@@ -43,14 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the tables; returns the exit code."""
-    from revisage.errors import MissingExtraError
-
-    try:
+    with from_extra("train", "running ablations"):
         from revisage.training import ablate
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("revisage"):
-            raise
-        raise MissingExtraError("train", "running ablations") from error
     if not args.table:
         for name in ablate.table_names():
             print(f"{name:<20} {ablate.read_table(name).title}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from revisage.cli.extras import from_extra
+
 __all__ = ["add_parser", "run"]
 
 
@@ -28,15 +30,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Compare the layers of two graphs; returns the exit code."""
     from revisage.bundle import named_bundle
-    from revisage.errors import MissingExtraError
 
-    try:
+    with from_extra("export", "comparing layers"):
         from revisage.export.drift import comparable_graphs, first_drift, layer_errors
         from revisage.export.reference_set import reference_inputs
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("revisage"):
-            raise
-        raise MissingExtraError("export", "comparing layers") from error
     bundle = named_bundle(args.bundle)
     true, other = comparable_graphs(bundle, args.precision)
     inputs = reference_inputs(bundle.manifest.inputs, bundle.manifest.working_size)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from revisage.cli.extras import from_extra
+
 __all__ = ["add_parser", "run"]
 
 
@@ -59,17 +61,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; returns the exit code."""
-    from revisage.errors import MissingExtraError, OptionError
+    from revisage.errors import OptionError
 
     if args.seeds < 1 or args.faces < 0:
         raise OptionError("--seeds is at least 1 and --faces at least 0")
-    try:
+    with from_extra("train", "evaluating"):
         from revisage.training.evaluation.operations import evaluate
         from revisage.training.evaluation.report import markdown, write
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("revisage"):
-            raise
-        raise MissingExtraError("train", "evaluating") from error
     report = evaluate(
         args.portraits,
         "" if args.operation == "all" else args.operation,

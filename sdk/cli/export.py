@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from revisage.cli.extras import from_extra
+
 if TYPE_CHECKING:
     from revisage.bundle import Bundle
 
@@ -103,14 +105,8 @@ def _existing(name: str) -> Bundle | None:
 
 
 def _export(name: str, args: argparse.Namespace, folder: Path) -> Bundle:
-    from revisage.errors import MissingExtraError
-
-    try:
+    with from_extra("export", "exporting models"):
         from revisage.export import export_named
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("revisage"):
-            raise
-        raise MissingExtraError("export", "exporting models") from error
     bundle = export_named(
         name,
         folder,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from revisage.cli.extras import from_extra
+
 __all__ = ["add_parser", "run"]
 
 
@@ -37,14 +39,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Import one checkpoint; returns the exit code."""
-    from revisage.errors import MissingExtraError, OptionError
+    from revisage.errors import OptionError
 
-    try:
+    with from_extra("train", "importing checkpoints"):
         from revisage.training.importers import read_network, save_imported
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("revisage"):
-            raise
-        raise MissingExtraError("train", "importing checkpoints") from error
     if args.out.suffix != ".safetensors":
         raise OptionError(f"{args.out}: the output is a safetensors file, name it *.safetensors")
     imported = read_network(args.checkpoint, args.network)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from revisage.cli.extras import from_extra
+
 __all__ = ["add_parser", "run"]
 
 
@@ -41,14 +43,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
-    from revisage.errors import MissingExtraError, OptionError
+    from revisage.errors import OptionError
 
-    try:
+    with from_extra("train", "training"):
         from revisage.training.train import list_recipes, train
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("revisage"):
-            raise
-        raise MissingExtraError("train", "training") from error
     if args.list:
         print(list_recipes())
         return 0

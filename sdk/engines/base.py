@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -139,12 +138,7 @@ class Engine(abc.ABC):
         self.activate()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.deactivate()
 
     def __repr__(self) -> str:

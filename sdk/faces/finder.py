@@ -32,8 +32,6 @@ from revisage.faces.face import Face, box_of_landmarks, roll_of_landmarks, same_
 from revisage.faces.views import check_photo, crop_photo, halve, reduce_photo, turned_square
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from revisage.engines import Engine
 
 __all__ = ["FaceFinder"]
@@ -119,12 +117,7 @@ class FaceFinder:
     def __enter__(self) -> FaceFinder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
