@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from revisage.errors import ShapeError
 
-__all__ = ["Pixels", "colour_channels", "full_range", "open_pixels", "unit_range"]
+if TYPE_CHECKING:
+    from revisage.engines.arrays import Exchange
+
+__all__ = ["Pixels", "colour_channels", "full_range", "host_array", "open_pixels", "unit_range"]
 
 Pixels = npt.NDArray[Any]
 
@@ -64,10 +67,10 @@ def open_pixels(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
         return _checked(native), lambda out: out.astype(dtype, copy=False)
     if type(photo).__module__.split(".")[0] == "PIL":
         return _open_pil(photo)
-    if hasattr(photo, "__dlpack__") and photo.__dlpack_device__()[0] in _HOST_DEVICES:
-        return _open_dlpack(photo)
-    if hasattr(photo, "__dlpack__") or hasattr(photo, "__cuda_array_interface__"):
+    if _beyond_host(photo):
         return _open_on_gpu(photo)
+    if hasattr(photo, "__dlpack__"):
+        return _open_dlpack(photo)
     if hasattr(photo, "__array_interface__"):
         return _checked(np.asarray(photo)), lambda out: out
     raise ShapeError(
@@ -125,15 +128,42 @@ def _open_dlpack(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
     return _checked(pixels), from_dlpack
 
 
-def _open_on_gpu(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
+def host_array(array: Any, name: str) -> Any:
+    """An array on a GPU as a NumPy array; what lies elsewhere as it is.
+
+    Raises:
+        DeviceError, MissingExtraError: as `open_pixels` does.
+    """
+    if not _beyond_host(array):
+        return array
+    _, view, stream = _view_on_gpu(array, name)
+    return view.get(stream=stream)
+
+
+def _beyond_host(array: Any) -> bool:
+    if isinstance(array, np.ndarray):
+        return False
+    if hasattr(array, "__dlpack_device__"):
+        return array.__dlpack_device__()[0] not in _HOST_DEVICES
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def _view_on_gpu(array: Any, name: str) -> tuple[Exchange, Any, Any]:
+    """The way back, a CuPy view, and the caller's stream."""
     from revisage.engines.arrays import open_arrays
 
-    given = open_arrays({"photo": photo}, None, "the photo")
+    given = open_arrays({name: array}, None, f"the {name}")
     import cupy
 
-    view, stream = given.arrays["photo"], cupy.cuda.ExternalStream(given.stream)
+    return given, given.arrays[name], cupy.cuda.ExternalStream(given.stream)
+
+
+def _open_on_gpu(photo: Any) -> tuple[Pixels, Callable[[Pixels], Any]]:
+    given, view, stream = _view_on_gpu(photo, "photo")
 
     def back(out: Pixels) -> Any:
+        import cupy
+
         with view.device, stream:
             return given.give_back(cupy.asarray(out))
 

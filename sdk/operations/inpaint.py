@@ -27,7 +27,7 @@ from revisage.operations import Network
 from revisage.operations.region import box_mean, dilate, label_components
 from revisage.operations.square import sample_square
 from revisage.operations.texture import transfer_texture
-from revisage.pixels import unit_range
+from revisage.pixels import host_array, unit_range
 
 if TYPE_CHECKING:
     from revisage.faces import Face
@@ -165,7 +165,8 @@ def open_hole(hole: Any, height: int, width: int) -> npt.NDArray[Any]:
 
     Args:
         hole: [H, W] bool, uint8, uint16, float16 or float32 (1.0 is the whole), or a PIL image of
-            mode 1, L, I;16 or F: 0 is kept; beyond, how much of the fill is mixed in.
+            mode 1, L, I;16 or F; on the CPU or a GPU. 0 is kept; beyond, how much of the fill is
+            mixed in.
 
     Returns:
         The array itself, of one of those dtypes.
@@ -175,9 +176,9 @@ def open_hole(hole: Any, height: int, width: int) -> npt.NDArray[Any]:
         OptionError: nothing is to be filled, or values are not finite and within 0..1.
     """
     try:
-        mask = np.asarray(hole)
+        mask = np.asarray(host_array(hole, "hole"))
     except TypeError as error:
-        raise ShapeError(f"the hole must be an array on the CPU ({error})") from error
+        raise ShapeError(f"the hole must be an array ({error})") from error
     if mask.dtype.name not in ("bool", "uint8", "uint16", "float16", "float32", "float64"):
         raise ShapeError(
             f"a hole of dtype {mask.dtype.name} is not understood; give bool, uint8, uint16 or "

@@ -134,8 +134,12 @@ def test_a_photo_on_a_gpu_comes_back_there_on_the_callers_stream(
     assert type(image) is (Tensor if kind == "other library" else cupy_stand_in.Array)
     assert image.device.id == (0 if kind == "array interface" else 1)
     np.testing.assert_array_equal(image.host, session_for(FACE).retouch(photo, FULL).image)
+    hole = np.zeros(photo.shape[:2], np.uint8)
+    hole[40:50, 30:90] = 255
+    filled = session_for(FACE).inpaint(given, cupy_stand_in.Array(hole)).image
+    np.testing.assert_array_equal(filled.host, session_for(FACE).inpaint(photo, hole).image)
     if kind == "CuPy":
-        assert journal == ["the CPU waits for 55"]  # once, before the samples are read
+        assert journal[:2] == ["the CPU waits for 55", "the CPU waits for 0"]  # once a photo
 
 
 @pytest.mark.cuda
