@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from revisage.alignment import invert_affine, square_matrix, transform_points
+from revisage.alignment import invert_affine, rescale_square, square_matrix, transform_points
 from revisage.edit import Edit
 from revisage.errors import OptionError, ShapeError
 from revisage.kernels import flow_warp
@@ -44,8 +44,12 @@ _NEAR = 32  # photo pixels: parts of a hole that are nearer are filled together
 _LARGEST = 2048  # side of an edit; wider holes are filled at a fraction of the photo's density
 _EDGE = 12  # pixels at the edge of a face's square that are too near what it does not show
 _AROUND = 16  # thicknesses of a hole that a square without a face is wide
-_LOOK_AROUND = 64  # network pixels around a hole that may lend texture,
-_LEAST_LOOK, _MOST_LOOK = 48, 384  # and never fewer or more photo pixels
+# How far around a part texture may come from: as far as the part is wide, within this many network
+# pixels, and within this many photo pixels.
+_LEAST_LOOK, _MOST_LOOK = 10, 64
+_LOOK_PIXELS = 48, 384
+_TOO_NEAR = 2  # network pixels around the hole in which the fill and the photo are mixed
+_FINER = 2  # pixels along one of the network, in what is smoothed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +146,9 @@ class Inpaint:
     def _fill(
         self, pixels: Pixels, hole: npt.NDArray[Any], matrix: Matrix, threads: int | None
     ) -> FloatArray:
-        """[S, S, 3]: the square with its hole filled by the network."""
+        """[F * S, F * S, 4], F = _FINER: the square with its hole filled by the network, smoothed,
+        and what is too near the hole to lend texture (0: nothing).
+        """
         square = sample_square(pixels, matrix, self.size, threads=threads)
         # A pixel that has anything of the hole in it is hole.
         mask = sample_square(_solid(hole), matrix, self.size, threads=threads)[:, :, 0] > 0
@@ -157,7 +163,14 @@ class Inpaint:
             }
         )["filled"][0]
         painted = np.clip(np.asarray(filled, dtype=np.float32).transpose(1, 2, 0), 0.0, 1.0)
-        return np.where(mask[:, :, None], painted, square)
+        picture = np.where(mask[:, :, None], painted, square)
+        side = _FINER * self.size
+        finer = rescale_square(np.eye(2, 3), _FINER, 1)  # finer pixel -> pixel
+        fine = flow_warp(picture, matrix=finer, size=(side, side), threads=threads)
+        out = np.empty((side, side, 4), dtype=np.float32)
+        out[:, :, :3] = box_mean(fine, np.ones((side, side), dtype=np.bool_), _FINER // 2)
+        out[:, :, 3] = dilate(mask, _TOO_NEAR).repeat(_FINER, 0).repeat(_FINER, 1)
+        return out
 
 
 def open_hole(hole: Any, height: int, width: int) -> npt.NDArray[Any]:
@@ -252,33 +265,33 @@ def _textured(
     """Delta [s, s, 3], mask [s, s] and matrix (photo -> them) of one part; Note [Two sizes].
 
     Args:
-        filled: [S, S, 3], the square of the place as the network completed it.
+        filled: the square of the place, of `Inpaint._fill`.
     """
     height, width = place.region.shape
     step = -(-max(height, width) // _LARGEST)  # photo pixels in one of the edit
     size = -(-max(height, width) // step)
-    around = round(float(np.clip(_LOOK_AROUND * place.pitch, _LEAST_LOOK, _MOST_LOOK)) / step)
+    pitch = place.pitch / step
+    wide = np.clip(size, _LEAST_LOOK * pitch, _MOST_LOOK * pitch)
+    around = round(float(np.clip(wide, _LOOK_PIXELS[0] / step, _LOOK_PIXELS[1] / step)))
     window = (size + 2 * around,) * 2
     matrix = _reduced(place.left - around * step, place.top - around * step, step)
     back = invert_affine(matrix)
     picture = sample_square(pixels, matrix, window[0], threads=threads)
-    hidden = sample_square(_solid(hole), matrix, window[0], threads=threads)[:, :, 0] > 0
     mask = np.zeros((size * step, size * step), dtype=np.float32)
     opacity = _opacity(hole[place.top : place.top + height, place.left : place.left + width])
     mask[:height, :width] = opacity * place.region
     mask = mask.reshape(size, step, size, step).mean(axis=(1, 3))
-
-    pitch = place.pitch / step
-    to_square = _after(place.matrix, back)
-    fill = flow_warp(filled, matrix=to_square, size=window, padding="border", threads=threads)
-    smooth = box_mean(fill, np.ones(window, dtype=np.bool_), max(1, round(pitch / 2)))
-    inside, (rows, columns) = (0, filled.shape[0] - 1), pixels.shape[:2]
-    source = ~dilate(hidden, 2 * pitch)
-    source &= _covered(to_square, window, inside, inside)
-    source &= _covered(back, window, (0, columns - 1), (0, rows - 1))
-    wanted = np.zeros_like(hidden)
     inner = slice(around, around + size), slice(around, around + size)
+    wanted = np.zeros(window, dtype=np.bool_)
     wanted[inner] = mask > 0
+
+    finer = rescale_square(_after(place.matrix, back), 1, _FINER)
+    enlarged = flow_warp(filled, matrix=finer, size=window, padding="border", threads=threads)
+    smooth = np.ascontiguousarray(enlarged[:, :, :3])
+    inside, (rows, columns) = (0, filled.shape[0] - 1), pixels.shape[:2]
+    source = enlarged[:, :, 3] == 0
+    source &= _covered(finer, window, inside, inside)
+    source &= _covered(back, window, (0, columns - 1), (0, rows - 1))
     detail = transfer_texture(
         picture,
         smooth,
@@ -287,8 +300,7 @@ def _textured(
         spacing=max(2, round(1.5 * pitch)),
         cell=max(1, round(pitch / 2)),
     )
-    result = smooth + detail if detail.any() else fill  # nowhere to take texture from
-    delta = np.where(wanted[:, :, None], result - picture, np.float32(0))[inner]
+    delta = np.where(wanted[:, :, None], smooth + detail - picture, np.float32(0))[inner]
     return delta, mask, _reduced(place.left, place.top, step)
 
 
