@@ -98,7 +98,7 @@ endif
 sanitize: .venv-test/deps.stamp
 	@echo "== building the kernels with -fsanitize=$(SANITIZE)"
 	@.venv-test/bin/python $(PIP) install --upgrade --no-deps --target $(SANITIZED)/tree \
-	  -Cbuild-dir=$(SANITIZED)/cmake -Ccmake.define.REVISAGE_CUDA=OFF \
+	  -Cbuild-dir=$(SANITIZED)/cmake -Ccmake.define.REVISAGE_CUDA=OFF -Ccmake.define.REVISAGE_WERROR=OFF \
 	  -Ccmake.define.REVISAGE_SANITIZE=$(SANITIZE) .
 	@grep -q __$(SANITIZER)_init $(SANITIZED)/tree/revisage/kernels/_native*.so \
 	  || { echo "the extension was built without $(SANITIZE)"; exit 1; }
