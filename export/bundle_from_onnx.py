@@ -41,7 +41,7 @@ from revisage.export.drift import comparable_graphs, first_drift
 from revisage.export.half_storage import store_as_half
 from revisage.export.lowering import LoweredGraph, lowered, serialised
 from revisage.export.onnx_from_torch import OPSET, onnx_from_torch
-from revisage.export.probes import make_probes
+from revisage.export.probes import KINDS, make_probes
 from revisage.export.reference_set import REFERENCE
 from revisage.export.winograd_convolutions import use_winograd
 from revisage.kernels import onnxruntime_library
@@ -151,6 +151,7 @@ def export_bundle(
     calibration: Path | None = None,
     framing: Framing = square_matrix,
     half_storage: bool = False,
+    probe_kinds: Sequence[str] = KINDS,
 ) -> Bundle:
     """Export a network as the bundle `folder/<name>`, through the parity gate.
 
@@ -167,6 +168,7 @@ def export_bundle(
             ranges; None takes them from the reference inputs.
         framing: where the network expects the face of a portrait.
         half_storage: keep the fp32 graph's weights as float16 (`revisage.export.half_storage`).
+        probe_kinds: which pictures may be probes (`revisage.export.probes`).
 
     Returns:
         The bundle, opened from its final place.
@@ -190,7 +192,9 @@ def export_bundle(
         spec.name: _example(reference_inputs[0][spec.name], spec, multiple_of) for spec in specs_in
     }
     model = onnx_from_torch(network, examples, specs_in, specs_out, multiple_of=multiple_of)
-    probes = make_probes(network, specs_in, specs_out, multiple_of, manifest_fields["tolerances"])
+    probes = make_probes(
+        network, specs_in, specs_out, multiple_of, manifest_fields["tolerances"], probe_kinds
+    )
     truths = [run_torch(network, inputs, specs_in, specs_out) for inputs in reference_inputs]
     portraits: list[dict[str, NDArray[Any]]] = []
     if "int8" in precisions:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ __all__ = [
     "run_torch",
     "statistics",
     "statistics_of",
+    "with_outputs",
 ]
 
 # Of the pictures that outputs make; a retoucher who flips between two pictures sees less than this.
@@ -98,6 +100,18 @@ def run_onnx(model: bytes, references: Sequence[Arrays]) -> list[dict[str, NDArr
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return [dict(zip(names, session.run(names, dict(x)), strict=True)) for x in references]
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+    """The graph with other outputs: the float32 tensors `names` inside it."""
+    marked = onnx.ModelProto()
+    marked.CopyFrom(model)
+    del marked.graph.output[:]
+    marked.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    content: bytes = marked.SerializeToString()
+    return content
 
 
 def measure(

@@ -16,10 +16,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from revisage.bundle import Bundle
-from revisage.export.compare import Arrays, ErrorStatistics, run_onnx, statistics
+from revisage.export.compare import (
+    Arrays,
+    ErrorStatistics,
+    run_onnx,
+    statistics,
+    with_outputs,
+)
 from revisage.export.precision import LOW_TYPES, emulated, float_graph, name_nodes
 from revisage.export.quantise import DEQUANTISED
 from revisage.manifest import Tolerance
@@ -152,8 +158,8 @@ def _measured(
 ) -> Iterator[LayerError]:
     if not pairs:
         return
-    trues = run_onnx(_marked(true, [tensor for _, tensor, _ in pairs]), inputs)
-    others = run_onnx(_marked(other, [marked for _, _, marked in pairs]), inputs)
+    trues = run_onnx(with_outputs(true, [tensor for _, tensor, _ in pairs]), inputs)
+    others = run_onnx(with_outputs(other, [marked for _, _, marked in pairs]), inputs)
     for node, tensor, marked in pairs:
         expected = _flat(trues, tensor)
         span = float(np.ptp(expected)) if expected.size else 0.0
@@ -165,15 +171,3 @@ def _measured(
 
 def _flat(results: Sequence[Arrays], name: str) -> NDArray[Any]:
     return np.concatenate([result[name].reshape(-1) for result in results])
-
-
-def _marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
-    """The graph with other outputs: the tensors `names`."""
-    marked = onnx.ModelProto()
-    marked.CopyFrom(model)
-    del marked.graph.output[:]
-    marked.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
-    )
-    content: bytes = marked.SerializeToString()
-    return content

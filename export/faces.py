@@ -17,6 +17,7 @@ from revisage.export.bundle_from_onnx import (
     stated_tolerances,
 )
 from revisage.export.pictures import IMAGE, REFERENCES, pictures
+from revisage.export.probes import FACES
 from revisage.export.reference_set import reference_faces
 from revisage.export.weights import file_digest, load_weights, recipe_origin
 from revisage.manifest import TensorSpec, Tolerance
@@ -102,4 +103,12 @@ def face_landmarks(weights: Path, folder: Path, **options: Unpack[ExportOptions]
         settings={"first_score": 0.4, "score": 0.97, "track_score": 0.5},
     )
     references = [{"image": face[None]} for face in reference_faces(REFERENCES, size)]
-    return export_bundle(network, fields, references, folder, framing=face_crop_matrix, **options)
+    return export_bundle(
+        network,
+        fields,
+        references,
+        folder,
+        framing=face_crop_matrix,
+        probe_kinds=FACES,
+        **options,
+    )

@@ -93,9 +93,9 @@ def lowered(
         return result
 
     if precision == "int8":
-        with Quantiser(model, references if calibration is None else calibration) as quantiser:
-            result = search(quantiser.layers, quantiser.graph, quantiser.model)
-            quantised = quantiser.graph(result.keep_float)
+        quantiser = Quantiser(model, references if calibration is None else calibration)
+        result = search(quantiser.layers, quantiser.graph, quantiser.model)
+        quantised = quantiser.graph(result.keep_float)
         return LoweredGraph(precision, serialised(quantised), None, result)
     whole = float_graph(model, precision)
     result = search(

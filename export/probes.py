@@ -18,12 +18,13 @@ from revisage.errors import ParityError
 from revisage.export.compare import run_torch
 from revisage.manifest import Probe, ProbeInput, TensorSpec, Tolerance
 
-__all__ = ["make_probes"]
+__all__ = ["FACES", "KINDS", "make_probes"]
 
 SIDE = 64  # pixels, rounded up to the network's multiple: quick, and larger than its kernels
 WANTED = 10.0  # range of an output, in tolerances, with which a probe is taken at once
 LEAST = 2.0  # ... below which it would tell nothing
 KINDS = ("picture", "lines", "mask", "uniform")  # of pictures; masks stay masks
+FACES = ("face",)  # for networks that look for a face: of anything else they make what they like
 SEEDS = (7, 17, 27)
 
 
@@ -33,12 +34,14 @@ def make_probes(
     output_specs: Sequence[TensorSpec],
     multiple_of: int,
     tolerances: Mapping[str, Mapping[str, Tolerance]],
+    kinds: Sequence[str] = KINDS,
 ) -> tuple[Probe, Probe]:
     """The probes of a network, with its true outputs.
 
     Args:
         network: in eval mode.
         tolerances: engine -> precision -> tolerance; a probe has to tell at each of them.
+        kinds: of pictures, in the order in which they are tried.
 
     Raises:
         ParityError: no input makes every output differ from a constant by more than is tolerated.
@@ -47,21 +50,23 @@ def make_probes(
     wide = high + multiple_of
     limits = {t for precisions in tolerances.values() for t in precisions.values()}
     one, two = (
-        _telling_probe(network, _candidates(input_specs, sizes), input_specs, output_specs, limits)
+        _telling_probe(
+            network, _candidates(input_specs, sizes, kinds), input_specs, output_specs, limits
+        )
         for sizes in ({"N": 1, "H": high, "W": wide}, {"N": 2, "H": wide, "W": high})
     )
     return one, two
 
 
 def _candidates(
-    specs: Sequence[TensorSpec], sizes: Mapping[str, int]
+    specs: Sequence[TensorSpec], sizes: Mapping[str, int], kinds: Sequence[str]
 ) -> Iterator[dict[str, ProbeInput]]:
-    for kind in KINDS:
-        kinds = {"RGB": kind, "GRAY": kind, "mask": "mask"}
+    for kind in kinds:
+        by_colour = {"RGB": kind, "GRAY": kind, "mask": "mask"}
         for seed in SEEDS:
             yield {
                 spec.name: ProbeInput(
-                    kind=kinds.get(spec.colour, "uniform"),
+                    kind=by_colour.get(spec.colour, "uniform"),
                     seed=seed + index,
                     shape=tuple(d if isinstance(d, int) else sizes.get(d, 2) for d in spec.shape),
                 )

@@ -16,21 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import shape_inference
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnx import TensorProto, shape_inference
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from revisage.export.compare import run_onnx, with_outputs
+from revisage.export.integer_forms import rewrite_for_integers
 from revisage.export.precision import name_nodes
 
 __all__ = ["DEQUANTISED", "Quantiser"]
@@ -40,38 +38,25 @@ DEQUANTISED = "_DequantizeLinear_Output"  # behind the name of a tensor: the sam
 Arrays = Mapping[str, NDArray[Any]]
 
 # Operators with an integer form in ONNX Runtime's CPU provider, or that only move values.
-_MATRIX_OPERATORS = {"Conv"}
-_BETWEEN_OPERATORS = {
+_MATRIX_OPERATORS = {"Conv", "ConvTranspose"}
+_MOVING_OPERATORS = {"Concat", "DepthToSpace", "MaxPool", "Pad", "Resize", "Slice", "Split"}
+_BETWEEN_OPERATORS = _MOVING_OPERATORS | {
     "Add",
     "AveragePool",
     "Clip",
-    "Concat",
-    "DepthToSpace",
     "GlobalAveragePool",
     "LeakyRelu",
-    "MaxPool",
     "Mul",
-    "Pad",
     "Relu",
-    "Resize",
     "Sigmoid",
-    "Slice",
-    "Split",
 }
+_QUANTISED = _MATRIX_OPERATORS | _BETWEEN_OPERATORS | {"Reshape", "Transpose"}
 _LEAST_CHANNELS = 8  # of a convolution's output
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, inputs: Sequence[Arrays]) -> None:
-        self._left = iter(inputs)
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        found = next(self._left, None)
-        return None if found is None else dict(found)
+_AT_ONCE = 24  # intermediate tensors of one run: they are all in memory at once
 
 
 class Quantiser:
-    """Makes int8 graphs of one float32 graph; a context manager, as it keeps files meanwhile.
+    """Makes int8 graphs of one float32 graph.
 
     Args:
         model: the portable float32 graph.
@@ -82,38 +67,38 @@ class Quantiser:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         name_nodes(self.model)
-        self._inputs = inputs
         self.layers = _between_convolutions(self.model)
-
-    def __enter__(self) -> Quantiser:
-        self._folder = tempfile.TemporaryDirectory(prefix="revisage-int8-")
-        onnx.save(self.model, Path(self._folder.name) / "float.onnx")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._ranges = _ranges(self.model, self.layers, inputs)
 
     def graph(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
         """The graph with all layers quantised but `keep_float`."""
-        folder = Path(self._folder.name)
         chosen = [name for name in self.layers if name not in keep_float]
         if not chosen:
             return self.model
-        ranges = folder / "ranges.json"
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        names, sources = rewrite_for_integers(model, chosen)
+        ranges = self._ranges | {new: self._ranges[old] for new, old in sources.items()}
+        model = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         with _quiet():
-            quantize_static(
-                folder / "float.onnx",
-                folder / "int8.onnx",
-                None if ranges.exists() else _Reader(self._inputs),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+            quantizer = QDQQuantizer(
+                model,
                 per_channel=True,
-                op_types_to_quantize=sorted(_MATRIX_OPERATORS | _BETWEEN_OPERATORS),
-                nodes_to_quantize=chosen,
-                calibration_cache_path=ranges,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=TensorsData(
+                    CalibrationMethod.MinMax,
+                    {name: TensorData(lowest=low, highest=high) for name, (low, high) in ranges.items()},
+                ),
+                nodes_to_quantize=sorted(names),
+                nodes_to_exclude=[],
+                op_types_to_quantize=sorted(_QUANTISED),
+                extra_options={},
             )
-        model = onnx.load(folder / "int8.onnx")
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+            model = quantizer.model.model
         known = {function.domain for function in model.functions} | {"", "ai.onnx"}
         opsets = [entry for entry in model.opset_import if entry.domain in known]
         del model.opset_import[:], model.metadata_props[:]
@@ -121,6 +106,32 @@ class Quantiser:
         model.producer_name, model.producer_version = "revisage", ""
         del model.graph.value_info[:]
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+
+
+def _ranges(
+    model: onnx.ModelProto, layers: Collection[str], inputs: Sequence[Arrays]
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Smallest and largest value of every tensor that a layer reads or makes."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    floats = {
+        value.name
+        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    chosen = [node for node in model.graph.node if node.name in set(layers)]
+    names = [name for node in chosen for name in (*node.input, *node.output)]
+    names = [name for name in dict.fromkeys(names) if name in floats - constants]
+    given = {value.name for value in model.graph.input}
+    ranges = {}
+    for start in range(0, len(names), _AT_ONCE):
+        some = names[start : start + _AT_ONCE]
+        made = [name for name in some if name not in given]
+        found = run_onnx(with_outputs(model, made), inputs) if made else [{} for _ in inputs]
+        for name in some:
+            values = [(x if name in given else y)[name] for x, y in zip(inputs, found, strict=True)]
+            low, high = min(v.min() for v in values), max(v.max() for v in values)
+            ranges[name] = (np.float32(low), np.float32(high))
+    return ranges
 
 
 def _between_convolutions(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ ENGINES = (
     "tensorrt-rtx",
 )
 PADDINGS = ("none", "reflect", "border", "zero")
-PROBE_KINDS = ("picture", "lines", "mask", "uniform")
+PROBE_KINDS = ("picture", "face", "lines", "mask", "uniform")
 
 # A manifest is written by hand-sized numbers; anything beyond these is damage or an attack.
 MAX_TENSORS = 64

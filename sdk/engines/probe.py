@@ -55,12 +55,44 @@ def _lines(random: np.random.RandomState, height: int, width: int) -> NDArray[An
     return clipped
 
 
+def _face(random: np.random.RandomState, height: int, width: int) -> NDArray[Any]:
+    """[height, width] integers in 0..2**14: a drawn face, upright, that fills most of the plane."""
+    y, x = np.mgrid[:height, :width].astype(np.int64)
+    across = (1024 * x + 512) // width - 512 - random.randint(-24, 25)
+    down = (1024 * y + 512) // height - 512 - random.randint(-24, 25)
+    plane = np.full((height, width), random.randint(3000, 9000))
+
+    def lay(left: int, top: int, wide: int, high: int, level: int, steep: int = 2) -> None:
+        """Blend an ellipse of half axes `wide` and `high` with soft edges over the plane."""
+        away = ((across - left) * 256 // wide) ** 2 + ((down - top) * 256 // high) ** 2
+        share = np.clip(steep * (65536 - away) // 256, 0, 256)
+        plane[:] = (plane * (256 - share) + level * share) // 256
+
+    skin = random.randint(9500, 13500)
+    lay(0, 10, 360, 470, skin, 8)
+    lay(0, 40, 28, 130, skin * 17 // 16)  # ridge of the nose
+    for side in (-1, 1):
+        lay(side * 160, -235, 100, 26, skin * 6 // 16)  # brow
+        lay(side * 160, -130, 78, 40, skin * 11 // 16)  # lids
+        lay(side * 160, -128, 60, 26, skin * 19 // 16)  # white of the eye
+        lay(side * 160, -128, 30, 30, skin * 3 // 16)  # iris
+        lay(side * 42, 120, 24, 16, skin * 7 // 16)  # nostril
+    lay(0, 245, 120, 46, skin * 9 // 16)  # lips
+    lay(0, 242, 104, 8, skin * 5 // 16)  # ... and what is between them
+    grain = random.randint(-160, 161, size=(height, width))
+    clipped: NDArray[Any] = np.clip(plane + grain, 0, (1 << 14) - 1)
+    return clipped
+
+
+_DRAWN = {"face": _face, "lines": _lines}
+
+
 def _unit_plane(random: np.random.RandomState, kind: str, height: int, width: int) -> Any:
     """[height, width] float64 in [0, 1], exact multiples of 2**-14."""
     if kind == "uniform":
         return random.randint(0, 1 << 14, size=(height, width)) / float(1 << 14)
-    if kind == "lines":
-        return _lines(random, height, width) / float(1 << 14)
+    if kind in _DRAWN:
+        return _DRAWN[kind](random, height, width) / float(1 << 14)
     field = _smooth_field(random, height, width)
     if kind == "mask":
         return (field > MASK_LEVEL * CELL * CELL).astype(np.float64)
@@ -71,16 +103,16 @@ def _unit_plane(random: np.random.RandomState, kind: str, height: int, width: in
 def probe_array(made: ProbeInput, spec: TensorSpec) -> NDArray[Any]:
     """Build one probe tensor: the last two axes are a plane, the others count planes.
 
-    The kind `picture` is smooth with grain, `lines` is dark curves, the same in every channel of a
-    sample, `mask` is blobs of 0 and 1, `uniform` is noise; values fill the range that the manifest
-    states (0..1 where it states none).
+    The kind `picture` is smooth with grain, `lines` is dark curves and `face` a drawn face, the same
+    in every channel of a sample, `mask` is blobs of 0 and 1, `uniform` is noise; values fill the
+    range that the manifest states (0..1 where it states none).
     """
     random = np.random.RandomState(made.seed)  # frozen by numpy for ever
     nhwc = spec.layout == "NHWC" and len(made.shape) == 4
     shape = tuple(made.shape[i] for i in (0, 3, 1, 2)) if nhwc else made.shape
     height, width = (1, 1, *shape)[-2:]
     count = int(np.prod(shape[:-2], dtype=np.int64))
-    alike = shape[1] if made.kind == "lines" and len(shape) == 4 else 1  # channels of one sample
+    alike = shape[1] if made.kind in _DRAWN and len(shape) == 4 else 1  # channels of one sample
     planes = [_unit_plane(random, made.kind, height, width) for _ in range(count // alike)]
     unit = np.repeat(np.stack(planes), alike, axis=0).reshape(shape)
     if nhwc:
