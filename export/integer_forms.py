@@ -1,16 +1,16 @@
 """Rewrites of a float32 graph before it is quantised: what has no quick integer form gets one.
 
-ONNX Runtime computes integer convolutions on pixels that lie together with all their channels (NHWC),
-and keeps that layout between two of them. Three operators break the chain. Transposed convolutions
-have no integer kernel at all; DepthToSpace and nearest-neighbour Resize exist for planes only, or
-move single bytes on one thread. All three are written here as what moves whole pixels: copies,
-reshapes and a transposition, between two changes of layout that cancel those of ONNX Runtime.
-Exact, but for the order of sums.
+ONNX Runtime computes integer convolutions on pixels whose channels lie together (NHWC), and keeps
+that layout between two of them. Three operators break the chain. Transposed convolutions have no
+integer kernel at all; DepthToSpace and nearest-neighbour Resize exist for planes only, or move
+single bytes on one thread. All three are written here as what moves whole pixels: copies, reshapes
+and a transposition, between two changes of layout that cancel those of ONNX Runtime. Exact, but
+for the order of sums.
 
 Note [Transposed convolution on cells]
-    Of stride 2, it takes output o = 2 j - p + t from input j and tap t. In the cell i lie the outputs
-    2 i - s + r (r = 0, 1; s a shift of 0 or 1), so t = 2 (i - j) + r - s + p: each cell is an
-    ordinary convolution of the inputs j = i - d, with four times the outputs. The shift is taken
+    Of stride 2, it takes output o = 2 j - p + t from input j and tap t. In the cell i lie the
+    outputs 2 i - s + r (r = 0, 1; s a shift of 0 or 1), so t = 2 (i - j) + r - s + p: each cell is
+    an ordinary convolution of the inputs j = i - d, with four times the outputs. The shift is taken
     that needs the smaller kernel; with s = 1 the outermost row and column are cut off again.
 """
 
@@ -161,9 +161,7 @@ class _Rewriter:
         """
 
         def moved(operator: str, source: str, name: str, *more: str, **attributes: object) -> str:
-            return self._append(
-                operator, [source, *more], node, name, like=cells, **attributes
-            )
+            return self._append(operator, [source, *more], node, name, like=cells, **attributes)
 
         pixels = moved("Transpose", cells, "pixels", perm=_PIXELS_LAST)
         shape = self._append("Shape", [pixels], node, "shape")
@@ -189,7 +187,9 @@ class _Rewriter:
             ]
             whole = moved("Slice", whole, "inner", *names)
         self._nodes.append(
-            helper.make_node("Transpose", [whole], [result], f"{node.name}.planes", perm=_PIXELS_FIRST)
+            helper.make_node(
+                "Transpose", [whole], [result], f"{node.name}.planes", perm=_PIXELS_FIRST
+            )
         )
 
     def _append(
@@ -223,9 +223,7 @@ def _list(given: Mapping[str, object], name: str, default: list[int]) -> list[in
     return found
 
 
-def _cells_of_taps(
-    weights: NDArray[np.float32], pad: int
-) -> tuple[NDArray[np.float32], int, int]:
+def _cells_of_taps(weights: NDArray[np.float32], pad: int) -> tuple[NDArray[np.float32], int, int]:
     """Weights [C, D, k, k] of a transposed convolution -> [4 D, C, m, m], least d, shift.
 
     See Note [Transposed convolution on cells].

@@ -89,7 +89,10 @@ class Quantiser:
                 activation_qType=QuantType.QUInt8,
                 tensors_range=TensorsData(
                     CalibrationMethod.MinMax,
-                    {name: TensorData(lowest=low, highest=high) for name, (low, high) in ranges.items()},
+                    {
+                        name: TensorData(lowest=low, highest=high)
+                        for name, (low, high) in ranges.items()
+                    },
                 ),
                 nodes_to_quantize=sorted(names),
                 nodes_to_exclude=[],

@@ -85,13 +85,39 @@ def weights_of(row: Row, folder: Path) -> tuple[Path, str]:
         for parameter in network.parameters():
             if not parameter.any():  # a network that starts as one that changes nothing
                 parameter.normal_(0, 0.1)
+    file = folder / f"{row.name}.safetensors"
+    _save(network, row, file)
+    normalisations = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if normalisations:
+        _settle(network, row, file)
+        _save(network, row, file)
+    return file, "random"
+
+
+def _save(network: nn.Module, row: Row, file: Path) -> None:
     # Copies, because one tensor may have several names, which the format does not allow.
     tensors = {key: value.clone().contiguous() for key, value in network.state_dict().items()}
-    file = folder / f"{row.name}.safetensors"
     save_file(tensors, file)
     if row.imported:
         save_imported(read_network(file, row.name.removesuffix("_paper")), file, force=True)
-    return file, "random"
+
+
+def _settle(network: nn.Module, row: Row, file: Path) -> None:
+    """Give batch norms the statistics of the reference pictures, as training would.
+
+    With those that they begin with, a deep network answers every picture alike, and no probe could
+    tell it from one that gives a constant.
+    """
+    traced, inputs = _traced(row, file)
+    for module in traced.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the average of all that is seen
+            module.reset_running_stats()
+            module.train()
+    with torch.no_grad():
+        traced(*inputs)
+    settled = next(m for m in traced.modules() if type(m) is type(network))
+    network.load_state_dict(settled.state_dict())
 
 
 def bundle_of(row: Row, folder: Path, *, reuse: bool) -> Bundle:
@@ -111,12 +137,17 @@ class _FoundError(Exception):
 
 
 def network_of(row: Row, folder: Path) -> nn.Module:
-    """The very module that the exporter traces, caught on its way into the ONNX exporter."""
-
-    def catch(network: nn.Module, *_: object, **__: object) -> None:
-        raise _FoundError(network)
-
+    """The very module that the exporter traces."""
     weights, _ = weights_of(row, folder)
+    return _traced(row, weights)[0].requires_grad_(False)
+
+
+def _traced(row: Row, weights: Path) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A network and its example inputs, caught on their way into the ONNX exporter."""
+
+    def catch(network: nn.Module, examples: Mapping[str, torch.Tensor], *_: object, **__: object):
+        raise _FoundError(network, list(examples.values()))
+
     with (
         tempfile.TemporaryDirectory() as nowhere,
         mock.patch("revisage.export.bundle_from_onnx.onnx_from_torch", catch),
@@ -124,6 +155,6 @@ def network_of(row: Row, folder: Path) -> nn.Module:
         try:
             export_named(row.name, nowhere, weights=weights)
         except _FoundError as found:
-            network: nn.Module = found.args[0]
-            return network.eval().requires_grad_(False)
+            network, inputs = found.args
+            return network.eval(), inputs
     raise SystemExit(f"the exporter of {row.name} exports no torch network")

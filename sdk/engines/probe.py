@@ -103,9 +103,9 @@ def _unit_plane(random: np.random.RandomState, kind: str, height: int, width: in
 def probe_array(made: ProbeInput, spec: TensorSpec) -> NDArray[Any]:
     """Build one probe tensor: the last two axes are a plane, the others count planes.
 
-    The kind `picture` is smooth with grain, `lines` is dark curves and `face` a drawn face, the same
-    in every channel of a sample, `mask` is blobs of 0 and 1, `uniform` is noise; values fill the
-    range that the manifest states (0..1 where it states none).
+    The kind `picture` is smooth with grain, `lines` is dark curves and `face` a drawn face, the
+    same in every channel of a sample, `mask` is blobs of 0 and 1, `uniform` is noise; values fill
+    the range that the manifest states (0..1 where it states none).
     """
     random = np.random.RandomState(made.seed)  # frozen by numpy for ever
     nhwc = spec.layout == "NHWC" and len(made.shape) == 4
@@ -143,11 +143,10 @@ def expect(output: NDArray[Any]) -> Expected:
 def contrast(expected: Expected, tolerance: Tolerance) -> float:
     """How far a certified output is from a constant, in what `check_probe` tolerates.
 
-    An engine that gives a constant is found where this is more than 2.
+    An engine that gives a constant is found where this is more than 2. What has one value for each
+    sample, such as a score, is alike for like samples and is compared with 0.
     """
-    values = (
-        np.array(expected.values) if len(expected.values) > 1 else np.array([0, *expected.values])
-    )
+    values = np.array(expected.values if len(expected.shape) > 1 else [0, *expected.values])
     spread = float(np.mean(np.abs(values - np.median(values))))
     return max(float(np.ptp(values)) / tolerance.max_abs, spread / (MEAN_ROOM * tolerance.mean_abs))
 

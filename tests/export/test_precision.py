@@ -25,6 +25,7 @@ from revisage.export.calibration import calibration_inputs, face_squares
 from revisage.export.compare import PICTURE_LIMITS, check_parity, run_onnx, statistics_of
 from revisage.export.drift import comparable_graphs, first_drift, layer_errors
 from revisage.export.onnx_from_torch import check_portable
+from revisage.export.pictures import PROBABILITY_TOLERANCES
 from revisage.export.precision import emulated, float_graph, low_graph, low_layers
 from revisage.export.precision_search import layers_to_keep
 from revisage.export.quantise import Quantiser
@@ -279,10 +280,10 @@ def test_an_int8_graph_is_made_of_integer_convolutions(quantised: Bundle) -> Non
 def test_ranges_come_from_the_calibration_inputs(quantised: Bundle) -> None:
     model = onnx.load_from_string(quantised.read_graph())
     wide = [{"image": inputs["image"] * 4} for inputs in pictures()]
-    with Quantiser(model, pictures()) as narrow, Quantiser(model, wide) as wider:
-        graphs = [quantiser.graph() for quantiser in (narrow, wider)]
-        assert narrow.graph().SerializeToString() == graphs[0].SerializeToString()
-        kept = narrow.graph(narrow.layers)
+    narrow, wider = Quantiser(model, pictures()), Quantiser(model, wide)
+    graphs = [quantiser.graph() for quantiser in (narrow, wider)]
+    assert narrow.graph().SerializeToString() == graphs[0].SerializeToString()
+    kept = narrow.graph(narrow.layers)
     scales = [
         [onnx.numpy_helper.to_array(t) for t in graph.graph.initializer if t.name == "image_scale"]
         for graph in graphs
@@ -475,6 +476,26 @@ def test_pixels_of_a_mask_that_change_sides_are_counted() -> None:
     assert error["p"].picture["flipped_share"] == pytest.approx(0.03)
     with pytest.raises(ParityError, match="3 % of a mask flipped"):
         check_parity(error, Tolerance(1, 1), "toy")
+
+
+def test_a_mask_of_thin_lines_that_misses_them_is_refused() -> None:
+    """Few pixels change sides, and the average hardly changes: what is shared tells."""
+    mask = TensorSpec("p", "float32", ("N", 1, "H", "W"), "NCHW", "mask", (0.0, 1.0))
+    limits = PROBABILITY_TOLERANCES["onnxruntime-cpu"]["int8"]
+    true = np.zeros((1, 1, 512, 512), np.float32)
+    true[..., 100, 100:220] = 1
+    beside = np.roll(true, 1, axis=-2)
+    for found in (np.zeros_like(true), beside):
+        error = statistics_of([{"p": true}], [{"p": found}], [{}], [mask])
+        assert error["p"].picture["flipped_share"] < PICTURE_LIMITS["flipped_share"]
+        assert error["p"].max_abs <= limits.max_abs
+        with pytest.raises(ParityError, match=r"intersection over union 0\.000"):
+            check_parity(error, limits, "toy")
+    shorter = true.copy()
+    shorter[..., 217:220] = 0
+    error = statistics_of([{"p": true}], [{"p": shorter}], [{}], [mask])
+    assert error["p"].picture["iou"] == pytest.approx(117 / 120)
+    check_parity(error, limits, "toy")
 
 
 def test_drawn_faces_are_taken_for_faces() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from revisage.engines.probe import contrast
+from revisage.bundle import shipped_bundle
+from revisage.engines import open_engine
+from revisage.engines.probe import contrast, probe_array
 from revisage.errors import ParityError
-from revisage.export.probes import LEAST, WANTED, make_probes
-from revisage.manifest import Probe, TensorSpec, Tolerance
+from revisage.export.probes import FACES, LEAST, WANTED, make_probes
+from revisage.manifest import Probe, ProbeInput, TensorSpec, Tolerance
 
 IMAGE = TensorSpec("image", "float32", ("N", 3, "H", "W"), "NCHW", "RGB", (0.0, 1.0))
 OUT = TensorSpec("out", "float32", ("N", 3, "H", "W"), "NCHW")
@@ -58,3 +61,14 @@ def test_where_no_probe_tells_anything_the_export_is_refused() -> None:
         probes_of(lambda image: image * 0.05 * LEAST * 0.9)
     with pytest.raises(ParityError, match="not finite"):
         probes_of(lambda image: image * float("nan"))
+
+
+def test_a_probe_of_faces_shows_what_the_landmark_network_takes_for_one() -> None:
+    spec = TensorSpec("image", "float32", ("N", 3, 128, 128), "NCHW", "RGB", (0.0, 1.0))
+    faces = probe_array(ProbeInput("face", 7, (2, 3, 128, 128)), spec)
+    assert (faces * 2**14 == np.round(faces * 2**14)).all()  # exact on every machine
+    assert not np.array_equal(faces[0], faces[1])
+    with open_engine(shipped_bundle("face_landmarks"), "cpu", threads=1) as engine:
+        assert engine.infer({"image": faces})["score"].min() > 5
+    probes = make_probes(Function(lambda x: x), (spec,), (spec,), 1, TOLERANCES, FACES)
+    assert {probe.inputs["image"].kind for probe in probes} == {"face"}
