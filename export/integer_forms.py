@@ -17,6 +17,7 @@ Note [Transposed convolution on cells]
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -160,7 +161,7 @@ class _Rewriter:
             cut: rows and columns that are cut off at every side.
         """
 
-        def moved(operator: str, source: str, name: str, *more: str, **attributes: object) -> str:
+        def moved(operator: str, source: str, name: str, *more: str, **attributes: Any) -> str:
             return self._append(operator, [source, *more], node, name, like=cells, **attributes)
 
         pixels = moved("Transpose", cells, "pixels", perm=_PIXELS_LAST)
@@ -200,7 +201,7 @@ class _Rewriter:
         name: str,
         *,
         like: str = "",
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         """Append a node of one result, and return the name of that."""
         result = f"{node.name}.{name}"

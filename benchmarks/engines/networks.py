@@ -8,6 +8,7 @@ loses on real pictures does. The table says which weights a row has.
 from __future__ import annotations
 
 import importlib
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from revisage.bundle import Bundle, shipped_bundle, shipped_names
-from revisage.errors import BundleError
+from revisage.errors import BundleError, ParityError
 from revisage.export.exporters import export_named
 from revisage.training.importers import read_network, save_imported
 
@@ -36,10 +37,15 @@ class Row:
     name: str  # of the exporter
     build: str = ""  # "module:Class.method" below `training.models`, where no weights ship
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    # Whether convolutions on 8-bit integers have to pay: not where products of matrices decide.
+    # Whether convolutions on 8-bit integers have to pay: not where weights depend on the picture.
     convolutional: bool = True
     imported: bool = False  # its exporter takes what `revisage import` writes
     side: int = 0  # of the pictures that are timed; 0: the working size
+
+    @property
+    def paper(self) -> bool:
+        """Whether the network is of a paper's size: shown, but nothing is required of it."""
+        return self.imported or self.name.endswith("_paper")
 
 
 ROWS = (
@@ -51,8 +57,13 @@ ROWS = (
     Row("wrinkle_filler"),
     Row("unetpp", "unetpp:UNetPlusPlus", imported=True),
     # blemishes
-    Row("style_retoucher", "style_retoucher:StyleRetoucher.compact"),
-    Row("style_retoucher_paper", "style_retoucher:StyleRetoucher.paper", imported=True),
+    Row("style_retoucher", "style_retoucher:StyleRetoucher.compact", convolutional=False),
+    Row(
+        "style_retoucher_paper",
+        "style_retoucher:StyleRetoucher.paper",
+        convolutional=False,
+        imported=True,
+    ),
     # unmask
     Row("unmask", "masked_cyclegan:UnmaskGenerator.compact"),
     Row("unmask_paper", "masked_cyclegan:UnmaskGenerator.paper"),
@@ -129,7 +140,15 @@ def bundle_of(row: Row, folder: Path, *, reuse: bool) -> Bundle:
         with suppress(BundleError):
             return Bundle.open(folder / row.name)
     weights, _ = weights_of(row, folder)
-    return export_named(row.name, folder, weights=weights, force=True)
+    # Ranges of int8 come from the reference pictures, as there may be no portraits at hand.
+    precisions = ("int8",) if row.convolutional and not row.paper else ()
+    try:
+        return export_named(row.name, folder, weights=weights, force=True, precisions=precisions)
+    except ParityError as error:
+        if not precisions:
+            raise
+        print(f"no int8 graph: {error}", file=sys.stderr)  # and the table says so
+        return export_named(row.name, folder, weights=weights, force=True)
 
 
 class _FoundError(Exception):
