@@ -40,6 +40,7 @@ class Row:
     # Whether convolutions on 8-bit integers have to pay: not where weights depend on the picture.
     convolutional: bool = True
     imported: bool = False  # its exporter takes what `revisage import` writes
+    settled: bool = False  # its batch norms get statistics, see `_settle`
     side: int = 0  # of the pictures that are timed; 0: the working size
 
     @property
@@ -69,7 +70,7 @@ ROWS = (
     Row("unmask_paper", "masked_cyclegan:UnmaskGenerator.paper"),
     # inpaint
     Row("inpainting"),
-    Row("inpaint_free_form", "lama:LamaGenerator", {"ngf": 20, "n_blocks": 6}),
+    Row("inpaint_free_form", "lama:LamaGenerator", {"ngf": 20, "n_blocks": 6}, settled=True),
     Row("skip_inpainting", "skip_inpainting:SkipInpainting.compact"),
     Row("skip_inpainting_paper", "skip_inpainting:SkipInpainting.paper"),
     Row("lama", "lama:LamaGenerator", {"n_blocks": 18}, imported=True, side=256),
@@ -98,8 +99,7 @@ def weights_of(row: Row, folder: Path) -> tuple[Path, str]:
                 parameter.normal_(0, 0.1)
     file = folder / f"{row.name}.safetensors"
     _save(network, row, file)
-    normalisations = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    if normalisations:
+    if row.settled:
         _settle(network, row, file)
         _save(network, row, file)
     return file, "random"
@@ -116,8 +116,8 @@ def _save(network: nn.Module, row: Row, file: Path) -> None:
 def _settle(network: nn.Module, row: Row, file: Path) -> None:
     """Give batch norms the statistics of the reference pictures, as training would.
 
-    With those that they begin with, a deep network answers every picture alike, and no probe could
-    tell it from one that gives a constant.
+    With those that they begin with, a deep network may answer every picture alike, and no probe
+    could tell it from one that gives a constant.
     """
     traced, inputs = _traced(row, file)
     for module in traced.modules():
