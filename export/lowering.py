@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Sequence
 
 import onnx
@@ -18,9 +19,9 @@ from revisage.manifest import TensorSpec, Tolerance
 
 __all__ = ["LoweredGraph", "lowered", "serialised"]
 
-# Every how many references the search looks at, and of those an estimate. What it finds is checked
-# on all of them.
-SEARCH_STEP, ESTIMATE_STEP = 4, 2
+# The part of the references that the search looks at first: the hardest ones. What it finds is
+# checked on all of them.
+SEARCH_PART = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,34 +68,37 @@ def lowered(
         graph: Callable[[Collection[str]], onnx.ModelProto],
         whole: onnx.ModelProto,
     ) -> SearchResult:
-        def measured(keep: Collection[str], step: int) -> float:
+        def measured(keep: Collection[str], places: Sequence[int]) -> float:
             content = serialised(graph(keep))
             worst = 0.0
             for inputs, true, limit in (
-                (references[::step], truths[::step], tolerance),
+                ([references[i] for i in places], [truths[i] for i in places], tolerance),
                 (*probes, at_load),
             ):
-                found = run_onnx(
-                    content, inputs, threads=1
-                )  # the same bits, and so layers, anywhere
-                errors = statistics_of(true, found, inputs, outputs)
+                errors = statistics_of(true, run_onnx(content, inputs), inputs, outputs)
                 if limit is at_load:  # which looks at numbers, and not at pictures
                     errors = {n: dataclasses.replace(e, picture={}) for n, e in errors.items()}
                 worst = max(excess(errors, limit), worst)  # in this order a NaN stays one
             return worst
 
-        def found_on(step: int) -> SearchResult:
+        def found_on(places: Sequence[int]) -> SearchResult:
             return layers_to_keep(
                 layers,
-                lambda keep: measured(keep, step),
-                estimate=lambda keep: measured(keep, step * ESTIMATE_STEP),
+                lambda keep: measured(keep, places),
+                estimate=lambda keep: measured(keep, places[:1]),
                 max_runs=max_runs,
             )
 
+        everywhere = range(len(references))
+        all_low = measured((), everywhere)
+        if all_low <= 1:
+            return SearchResult((), len(layers), 1, all_low)
+        alone = [measured((), [place]) for place in everywhere]
+        hardest = sorted(everywhere, key=lambda i: -math.inf if math.isnan(alone[i]) else -alone[i])
         try:
-            result = found_on(SEARCH_STEP)
-            if measured(result.keep_float, 1) > 1:  # what was left out disagrees
-                result = found_on(1)
+            result = found_on(hardest[: max(1, len(hardest) // SEARCH_PART)])
+            if not measured(result.keep_float, everywhere) <= 1:  # what was left out disagrees
+                result = found_on(hardest)
         except ParityError as error:
             first = first_drift(whole, graph(()), references[:1], tolerance)
             raise ParityError(

@@ -198,7 +198,7 @@ def _values(
             yield name, [x[name] for x in inputs]
     for start in range(0, len(made), _AT_ONCE):
         some = made[start : start + _AT_ONCE]
-        found = run_onnx(with_outputs(model, some), inputs, threads=1)
+        found = run_onnx(with_outputs(model, some), inputs)
         for name in some:
             yield name, [outputs[name] for outputs in found]
 
