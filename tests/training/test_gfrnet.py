@@ -122,9 +122,12 @@ def test_a_reduced_warpnet_sees_means_and_moves_pixels_as_far() -> None:
     with torch.inference_mode():
         narrow = predicted_grid(network, *small, 0.25) - identity_grid(64, 128)
         wide = predicted_grid(network, *large, 0.25, 2) - identity_grid(128, 256)
-    assert wide.abs().max() > 1e-3
-    assert wide.mean() == pytest.approx(narrow.mean().item(), abs=1e-6)
-    assert (wide[..., ::2, ::2] - narrow).abs().max() < narrow.abs().max()
+    assert narrow.abs().max() > 1e-3
+    nodes = nn.functional.avg_pool2d(narrow, 2)
+    torch.testing.assert_close(nn.functional.avg_pool2d(wide, 4)[..., 1:-1, 1:-1].mean(),
+                               nodes[..., 1:-1, 1:-1].mean(), atol=1e-4, rtol=0)  # fmt: skip
+    steps = (wide[..., 1:] - wide[..., :-1]).abs().max()
+    assert steps < 0.3 * (nodes[..., 1:] - nodes[..., :-1]).abs().max()
     with pytest.raises(ValueError, match="multiples of 64"):
         predicted_grid(network, *small, 0.25, 2)
     with pytest.raises(ValueError, match="with a reach"):

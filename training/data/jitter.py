@@ -12,13 +12,14 @@ Picture = npt.NDArray[np.uint8]
 
 
 def jittered(
-    image: Picture, rng: np.random.Generator, *, moved: float = 1.0
+    image: Picture, rng: np.random.Generator, *, moved: float = 1.0, lit: float = 1.0
 ) -> tuple[Picture, npt.NDArray[np.float64]]:
     """The face as another crop and another light would show it; the border is mirrored.
 
     Args:
         image: [S, S, 3] uint8 RGB.
         moved: how far it is turned, scaled and shifted; 1 is more than alignment errs by.
+        lit: how much exposure, contrast and colour differ.
 
     Returns:
         The picture [S, S, 3], and where its pixels went, as a [2, 3] matrix of points (x, y).
@@ -35,7 +36,7 @@ def jittered(
         small = max(8, round(size * rng.uniform(0.4, 1)))
         out = cv2.resize(out, (small, small), interpolation=cv2.INTER_AREA)
         out = cv2.resize(out, (size, size), interpolation=cv2.INTER_CUBIC)
-    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.04, 3))
-    tones = (np.arange(256) / 255)[:, None] ** np.exp(rng.normal(0, 0.15)) * gain
+    gain = np.exp(rng.normal(0, 0.15 * lit) + rng.normal(0, 0.04 * lit, 3))
+    tones = (np.arange(256) / 255)[:, None] ** np.exp(rng.normal(0, 0.15 * lit)) * gain
     table = np.round(255 * tones.clip(0, 1)).astype(np.uint8)[:, None]
     return np.asarray(cv2.LUT(out, table), dtype=np.uint8), np.asarray(matrix, dtype=np.float64)

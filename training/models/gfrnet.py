@@ -175,8 +175,9 @@ def predicted_grid(
             it can learn where it moves. Above 0 (ours), what it says, in (-1, 1), times `reach` is
             added to the identity grid.
         reduced: show the network the means of blocks of so many pixels along a side, and enlarge
-            what it says (ours): fields are smooth, and a small picture takes a fraction of the
-            time. Above 1 only with a reach, because positions cannot be enlarged at the border.
+            the means of as large blocks of what it says (ours): fields are smooth, few faces do
+            not teach it to be, and a small picture takes a fraction of the time. Above 1 only
+            with a reach, because positions cannot be enlarged at the border.
     """
     if reduced > 1:
         degraded, guide = (functional.avg_pool2d(x, reduced) for x in (degraded, guide))
@@ -187,7 +188,10 @@ def predicted_grid(
         grid = warpnet(degraded, guide)
     if reduced > 1:
         grid = functional.interpolate(
-            grid, scale_factor=reduced, mode="bilinear", align_corners=False
+            functional.avg_pool2d(grid, reduced),
+            scale_factor=reduced * reduced,
+            mode="bilinear",
+            align_corners=False,
         )
     if reach > 0:
         height, width = grid.shape[-2:]

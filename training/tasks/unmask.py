@@ -436,7 +436,8 @@ def _networks(model: Model, size: int, unpaired: bool) -> dict[str, nn.Module]:
 
 
 def _jittered(face: AlignedFace, rng: np.random.Generator) -> AlignedFace:
-    image, matrix = jittered(face.image, rng, moved=0.5)
+    # The colour of the skin is to be read from the face, not known: most people here are light.
+    image, matrix = jittered(face.image, rng, moved=0.5, lit=2.0)
     points = transform_points(matrix, face.landmarks)
     return AlignedFace(face.id, face.identity, image, points, face.native_face_px, face.extra)
 
