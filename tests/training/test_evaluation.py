@@ -30,6 +30,7 @@ from revisage.training.evaluation import (
     operations,
     restore,
     unmask,
+    weights,
     wrinkles,
 )
 from revisage.training.evaluation.fills import TELEA, mean_face, mean_of_others
@@ -65,6 +66,7 @@ from revisage.training.models.coarse_to_fine import CoarseToFine
 from revisage.training.models.gfrnet import GFRNet
 from revisage.training.models.wrinkle_filler import CompactFiller
 from revisage.training.models.wrinkle_segmenter import CompactSegmenter
+from revisage.training.recipe import read_recipe, recipe_path
 from tests.training.drawn_face import drawn_landmarks, plain_skin
 
 Image = npt.NDArray[np.uint8]
@@ -183,6 +185,7 @@ def test_figures_gains_and_goals(portraits_folder: Path) -> None:
     assert "found: far" in text
     assert text.count("| NO |") == 1
     figures = report.figures["operations"]["numbered"]["kinds"]["one"]
+    assert figures["groups"]["tag: x"]["score"]["faces"] == 3
     assert figures["measures"]["score"]["found"]["gain"]["value"] == 2
     assert figures["chosen"] == {"found": "far"}
 
@@ -263,13 +266,14 @@ def test_the_mean_face(portraits_folder: Path) -> None:
 
 
 def test_the_recipe_of_a_run_lies_beside_its_weights(tmp_path: Path) -> None:
-    weights = tmp_path / "weights.safetensors"
-    assert recipe_of(weights, "unmask")["model"]["width"] == 32
+    file = tmp_path / "weights.safetensors"
+    shipped_width = read_recipe(recipe_path("unmask"))["model"]["width"]
+    assert recipe_of(file, "unmask")["model"]["width"] == shipped_width
     (tmp_path / "recipe.toml").write_text('[run]\ntask = "unmask"\n[model]\nwidth = 8\n')
-    assert recipe_of(weights, "unmask")["model"]["width"] == 8
-    assert recipe_of(weights, "unmask", "unmask_paper")["model"]["width"] == 64
+    assert recipe_of(file, "unmask")["model"]["width"] == 8
+    assert recipe_of(file, "unmask", "unmask_paper")["model"]["width"] == 64
     with pytest.raises(RecipeError, match="'unmask', where one of 'restore' is judged"):
-        recipe_of(weights, "gfrnet")
+        recipe_of(file, "gfrnet")
 
 
 # -- operations -----------------------------------------------------------------------------------
@@ -393,9 +397,9 @@ def test_who_wears_a_mask_is_left_out(portraits_folder: Path) -> None:
 
 
 def test_landmarks_of_a_drawn_face_are_found(portraits_folder: Path) -> None:
-    weights = Path(__file__).parents[2] / "training" / "weights" / "face_landmarks.safetensors"
+    file = Path(__file__).parents[2] / "training" / "weights" / "face_landmarks.safetensors"
     one = aligned_faces([portraits_folder], "val", 256)[0]
-    found = LandmarkFinder(weights)(one.image, one.landmarks)
+    found = LandmarkFinder(file)(one.image, one.landmarks)
     assert landmark_error(found, one.landmarks) < 0.25
 
 
@@ -574,15 +578,17 @@ def test_wrinkle_weights_are_told_apart(tmp_path: Path) -> None:
 def test_the_command(
     portraits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights = tmp_path / "w.safetensors"
-    save_file(CoarseToFine().state_dict(), weights)
-    given = ["--portraits", str(portraits_folder), "--weights", str(weights)]
+    file = tmp_path / "w.safetensors"
+    save_file(CoarseToFine().state_dict(), file)
+    given = ["--portraits", str(portraits_folder), "--weights", str(file)]
     out = ["-o", str(tmp_path / "report")]
     assert main(["evaluate", "inpaint", *given, *out, "--faces", "1"]) == 0
     assert "free_form" in capsys.readouterr().out
     assert (tmp_path / "report" / "inpaint_free_form_worst.jpg").is_file()
     figures = json.loads((tmp_path / "report" / "figures.json").read_text())
     assert set(figures["operations"]["inpaint"]["kinds"]) == {"centre", "rectangle", "free_form"}
+    assert main(["evaluate", "inpaint", *given, *out, "--faces", "1", "--split", "all"]) == 0
+    assert "all faces" in capsys.readouterr().out
     assert main(["evaluate", "hair", *given, *out]) == 2
     assert "inpaint" in capsys.readouterr().err
     assert main(["evaluate", "inpaint", *given, *out, "--seeds", "0"]) == 2
@@ -619,7 +625,7 @@ def test_operations_without_weights_are_named(
     there["gfrnet"].touch()
     monkeypatch.setattr(operations, "shipped", lambda name: there.get(name, tmp_path / name))
 
-    def load(weights: object, recipe: str) -> Evaluation:
+    def load(files: object, recipe: str) -> Evaluation:
         return restore.RestoreEvaluation(lambda degraded, guide: degraded, size=32)
 
     monkeypatch.setattr(restore, "load", load)
@@ -627,6 +633,9 @@ def test_operations_without_weights_are_named(
     assert list(report.figures["operations"]) == ["restore"]
     assert "unmask" in report.figures["left_out"]
     assert "inpaint was left out: no weights at" in markdown(report)
+    monkeypatch.setattr(weights, "shipped", lambda name: tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"face_landmarks: no such weights.*source checkout"):
+        LandmarkFinder()
     there.clear()
     with pytest.raises(CheckpointError, match="no trained weights here"):
         operations.evaluate([portraits_folder])

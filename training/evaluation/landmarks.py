@@ -10,7 +10,7 @@ import torch
 
 from revisage.alignment import face_crop_matrix, invert_affine, transform_points
 from revisage.training.data.faces import crop
-from revisage.training.evaluation.weights import filled, shipped
+from revisage.training.evaluation.weights import filled, needed
 from revisage.training.models.face_landmarks import FaceLandmarks
 
 __all__ = ["LandmarkFinder"]
@@ -22,7 +22,7 @@ class LandmarkFinder:
     """68 landmarks of a face whose place is known."""
 
     def __init__(self, weights: Path | None = None) -> None:
-        path = weights or shipped("face_landmarks")
+        path = weights or needed("face_landmarks", "finds the landmarks of results")
         self.network = filled(FaceLandmarks(), path, "the landmark network")
 
     def __call__(

@@ -26,7 +26,7 @@ from revisage.training.data.picture_tensors import eight_bit
 from revisage.training.evaluation.fills import decibels
 from revisage.training.evaluation.report import difference, gray
 from revisage.training.evaluation.study import NOTHING, OURS, Case, Goal, Kind, LeftOut, Measure
-from revisage.training.evaluation.weights import described, filled, recipe_of, shipped
+from revisage.training.evaluation.weights import described, filled, needed, recipe_of, shipped
 from revisage.training.metrics.flicker import flicker, pan_flow
 from revisage.training.models.live import LiveRetoucher
 from revisage.training.models.wrinkle_filler import CompactFiller
@@ -128,7 +128,8 @@ def load(weights: Sequence[Path] = (), recipe: str = "") -> LiveEvaluation:
     except ValueError as error:
         raise RecipeError(f"[model] {error}") from error
     filled(live, path, "this live network")
-    files = {name: shipped(name) for name in ("wrinkle_segmenter", "wrinkle_filler")}
+    names = ("wrinkle_segmenter", "wrinkle_filler")
+    files = {name: needed(name, "teaches the live network") for name in names}
     teachers = Teachers(
         filled(CompactSegmenter(), files["wrinkle_segmenter"], "the wrinkle segmenter"),
         filled(CompactFiller(), files["wrinkle_filler"], "the wrinkle filler"),

@@ -360,8 +360,16 @@ class Findings:
                             entry["gain"] = _numbers(tally.gain(measure.key, way))
                         entries[way] = entry
                 measures[measure.key] = entries
+            groups = {
+                group: {
+                    measure.key: _numbers(tally.figure(measure.key, OURS, group))
+                    for measure in tally.kind.measures
+                }
+                for group in tally.groups()
+            }
             kinds[key] = {
                 "cases": len(tally.rows), "left_out": tally.left_out, "measures": measures,
+                "groups": groups,
                 "chosen": {name: tally.chosen(name) for name in tally.kind.best_of if tally.rows},
             }  # fmt: skip
         goals = [

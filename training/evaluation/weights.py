@@ -13,7 +13,7 @@ from revisage.errors import CheckpointError, RecipeError
 from revisage.training.losses.perceptual import load_published
 from revisage.training.recipe import read_recipe, recipe_path
 
-__all__ = ["Recipe", "described", "filled", "recipe_of", "shipped"]
+__all__ = ["Recipe", "described", "filled", "needed", "recipe_of", "shipped"]
 
 Recipe = Mapping[str, Mapping[str, Any]]
 Network = TypeVar("Network", bound=nn.Module)
@@ -22,6 +22,21 @@ Network = TypeVar("Network", bound=nn.Module)
 def shipped(name: str) -> Path:
     """Where the trained weights of a network lie in a source checkout."""
     return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
+
+
+def needed(name: str, why: str) -> Path:
+    """The trained weights of a network that an evaluation cannot do without.
+
+    Raises:
+        CheckpointError: they are not here.
+    """
+    path = shipped(name)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such weights, which {why}; they come with a source checkout and not with "
+            "an installed package: evaluate from there"
+        )
+    return path
 
 
 def recipe_of(

@@ -52,7 +52,7 @@ from revisage.training.evaluation.study import (
     LeftOut,
     Measure,
 )
-from revisage.training.evaluation.weights import described, filled, recipe_of, shipped
+from revisage.training.evaluation.weights import described, filled, needed, recipe_of
 from revisage.training.metrics.ridges import valley_strength
 from revisage.training.metrics.segmentation import Overlap
 from revisage.training.recipe import section
@@ -248,8 +248,11 @@ def load(weights: Sequence[Path] = (), recipe: str = "") -> WrinkleEvaluation:
         weights: of one network or of both, in any order; the other is the one that ships.
         recipe: of the filler, see `recipe_of`; segmenters are known by their tensors.
     """
-    paths = {name: shipped(name) for name in ("wrinkle_segmenter", "wrinkle_filler")}
-    paths |= {_role(path): path for path in weights}
+    given = {_role(path): path for path in weights}
+    paths = {
+        name: given.get(name) or needed(name, "belongs to the operation: name it with --weights")
+        for name in ("wrinkle_segmenter", "wrinkle_filler")
+    }
     segmenter = read_segmenter(paths["wrinkle_segmenter"])
     settings = recipe_of(paths["wrinkle_filler"], "wrinkle_filler", recipe)
     try:
