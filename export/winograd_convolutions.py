@@ -13,6 +13,7 @@ Graphs at lower precisions are made before, of the plain graph.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -26,9 +27,10 @@ from revisage.export.portable_functions import DOMAIN, VERSION
 
 __all__ = ["use_winograd"]
 
-# Below, the transforms cost more than the products that they save. Measured on a Zen 4 with AVX-512
-# beside ONNX Runtime's own convolution: benchmarks/kernels/bench_winograd_conv.py.
-LEAST_CHANNELS = 16
+# Below, ONNX Runtime's own convolution is quicker, or nearly: with fewer channels the transforms
+# cost what the products save, and a smaller picture has fewer tiles than a vector has lanes.
+# Measured on a Zen 4 with AVX-512 (benchmarks/kernels/bench_winograd_conv.py).
+LEAST_CHANNELS, LEAST_PIXELS = 8, 16 * 16
 _BATCH = 2  # for the shapes that are looked at
 _REFLECTED = [0, 0, 1, 1, 0, 0, 1, 1]
 # Operator -> how an operator's name calls it. A Clip is a Relu6 between 0 and 6.
@@ -126,7 +128,9 @@ class _Graph:
             return False
         if any(list(attributes.get(name, [1, 1])) != [1, 1] for name in ones):
             return False
-        return bool(min(weight.dims[:2]) >= LEAST_CHANNELS)
+        shape = self._shapes.get(node.output[0], ())
+        pixels = math.prod(shape[2:]) if len(shape) == 4 else 0
+        return bool(min(weight.dims[:2]) >= LEAST_CHANNELS) and pixels >= LEAST_PIXELS
 
     def _reflects(self, node: onnx.NodeProto) -> bool:
         if node.op_type != "Pad" or any(node.input[2:]):

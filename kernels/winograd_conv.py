@@ -43,7 +43,8 @@ def winograd_conv(
     | result | [N, D, H, W]; H - 2, W - 2 with padding "none" | f32 | NCHW, C order | CPU |
 
     Tiles of 4x4 results by F(4x4, 3x3): 36 products for each pair of channels instead of 144. That
-    pays from about 16 channels on both sides; with fewer, the transforms cost more than they save.
+    pays from about 8 channels on both sides and 16x16 pixels on; below, tiles are too few to fill
+    vectors, or the transforms cost more than they save.
     There is no CUDA version: cuDNN has a Winograd convolution of its own.
 
     Source: Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.3,

@@ -26,6 +26,7 @@ from tables import machine_name, machine_text, number, requirement_rows, spread_
 HERE = Path(__file__).resolve().parent
 COLOURS = {
     "fft_conv": "#0b6e4f",
+    "winograd_conv": "#b08900",
     "flow_warp": "#c1440e",
     "feature_blend": "#3454a4",
     "composite": "#8a3a8f",
@@ -138,7 +139,7 @@ def section(reports: Sequence[Report], roofs: Roofs | None) -> str:
         "",
         "Ours over the other, by time: below 1 we are faster; the fastest other is bold. `floors`",
         "is our time over what the nearest roof of the machine allows (below 1: what a repeated",
-        "call needs was still in a cache).",
+        "call needs was still in a cache; winograd_conv saves products that the roof counts).",
         "",
     ]
     if roofs:

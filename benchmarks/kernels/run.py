@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SUITES = ["roofs", "fft_conv", "flow_warp", "feature_blend", "composite", "backward"]
+SUITES = [
+    *("roofs", "fft_conv", "winograd_conv", "flow_warp", "feature_blend", "composite", "backward")
+]
 
 
 def main() -> int:

@@ -94,17 +94,23 @@ inline void transform_sums(const Floats (&m)[6], Floats (&to)[4]) {
   to[3] = multiply_add(odd_a, broadcast(kA2 * kA), multiply_add(odd_b, broadcast(kB2 * kB), m[5]));
 }
 
-// G g, in double
-inline void transform_weights(const double* g, int64_t step, double* to, int64_t to_step) {
+// G g of as many output channels as a block has, in double.
+struct Weights {
+  double of[kRows];
+};
+
+inline void transform_weights(const Weights* g, int64_t step, Weights* to, int64_t to_step) {
   constexpr double a = kA, b = kB, a2 = a * a, b2 = b * b;
   constexpr double of_a = 1 / (2 * a2 * (a2 - b2)), of_b = 1 / (2 * b2 * (b2 - a2));
-  const double g0 = g[0], g1 = g[step], g2 = g[2 * step];
-  to[0] = g0 / (a2 * b2);
-  to[to_step] = (g0 + a * g1 + a2 * g2) * of_a;
-  to[2 * to_step] = (g0 - a * g1 + a2 * g2) * of_a;
-  to[3 * to_step] = (g0 + b * g1 + b2 * g2) * of_b;
-  to[4 * to_step] = (g0 - b * g1 + b2 * g2) * of_b;
-  to[5 * to_step] = g2;
+  for (int r = 0; r < kRows; ++r) {
+    const double g0 = g[0].of[r], g1 = g[step].of[r], g2 = g[2 * step].of[r];
+    to[0].of[r] = g0 / (a2 * b2);
+    to[to_step].of[r] = (g0 + a * g1 + a2 * g2) * of_a;
+    to[2 * to_step].of[r] = (g0 - a * g1 + a2 * g2) * of_a;
+    to[3 * to_step].of[r] = (g0 + b * g1 + b2 * g2) * of_b;
+    to[4 * to_step].of[r] = (g0 - b * g1 + b2 * g2) * of_b;
+    to[5 * to_step].of[r] = g2;
+  }
 }
 
 // ---- Pieces, see Note [Lanes are tiles] ---------------------------------------------------------
@@ -192,14 +198,24 @@ inline void load_line(const WinogradCall& call, const float* plane, const Piece&
 
 // ---- Before the product -------------------------------------------------------------------------
 
+// Asks for the pixels of the next channel, which lie a plane away: no prefetcher follows.
+inline void fetch_ahead(const float* plane, const WinogradCall& call, const Piece& piece) {
+  for (int line = 0; line < 6; ++line) {
+    if (piece.from[line] == kNothing) continue;
+    const float* from = plane + piece.from[line] + piece.x + call.origin;
+    for (int64_t i = 0; i < piece.results; i += 16) __builtin_prefetch(from + i);
+  }
+}
+
 // One vector of tiles of one channel -> its 36 places, `stride` floats apart.
 inline void transform_tiles(const WinogradCall& call, int64_t channel, const Piece* pieces,
                             int piece_count, float* to, int64_t stride) {
   alignas(64) float across[kWinogradPlaces * kLanes];
   for (int p = 0; p < piece_count; ++p) {
     const Piece& piece = pieces[p];
-    const float* plane =
-        call.x + (piece.image * call.in_channels + channel) * call.height * call.width;
+    const int64_t area = call.height * call.width;
+    const float* plane = call.x + (piece.image * call.in_channels + channel) * area;
+    if (channel + 1 < call.in_channels) fetch_ahead(plane + area, call, piece);
     for (int line = 0; line < 6; ++line) {
       Floats d[6], transformed[6];
       load_line(call, plane, piece, line, d);
@@ -362,15 +378,18 @@ void compute(const WinogradCall& call, int64_t first, int vectors, int64_t first
 
 void pack_weights(const float* weight, int64_t in_channels, WinogradBlock block, float* packed) {
   const int64_t channels = block.last - block.first;
+  Weights kernel[9] = {}, across[3 * 6], both[kWinogradPlaces];
   for (int64_t in = 0; in < in_channels; ++in) {
     for (int64_t channel = 0; channel < channels; ++channel) {
       const float* from = weight + ((block.first + channel) * in_channels + in) * 9;
-      double kernel[9], across[3 * 6], both[kWinogradPlaces];
-      for (int i = 0; i < 9; ++i) kernel[i] = from[i];
-      for (int i = 0; i < 3; ++i) transform_weights(kernel + 3 * i, 1, across + 6 * i, 1);
-      for (int j = 0; j < 6; ++j) transform_weights(across + j, 6, both + j, 6);
-      for (int place = 0; place < kWinogradPlaces; ++place) {
-        packed[(place * in_channels + in) * channels + channel] = static_cast<float>(both[place]);
+      for (int i = 0; i < 9; ++i) kernel[i].of[channel] = from[i];
+    }
+    for (int i = 0; i < 3; ++i) transform_weights(kernel + 3 * i, 1, across + 6 * i, 1);
+    for (int j = 0; j < 6; ++j) transform_weights(across + j, 6, both + j, 6);
+    for (int place = 0; place < kWinogradPlaces; ++place) {
+      float* to = packed + (place * in_channels + in) * channels;
+      for (int64_t channel = 0; channel < channels; ++channel) {
+        to[channel] = static_cast<float>(both[place].of[channel]);
       }
     }
   }

@@ -63,7 +63,7 @@ def exported(network: nn.Module) -> onnx.ModelProto:
     torch.manual_seed(0)
     x, y = (dataclasses.replace(IMAGE, name=name) for name in ("x", "y"))
     example = {"x": torch.randn(2, 3, SIDE, SIDE)}
-    return onnx_from_torch(network.eval(), example, [x], [y], multiple_of=2)
+    return onnx_from_torch(network.eval(), example, [x], [y], multiple_of=4)
 
 
 def ours(model: onnx.ModelProto) -> list[str]:
@@ -103,7 +103,7 @@ def test_what_is_fused(name: str, rng: np.random.Generator) -> None:
     assert [function.name for function in model.functions] == [name]
     kept = {node.op_type for node in model.graph.node}
     assert kept.isdisjoint({"Pad", "Relu", "LeakyRelu", "Clip", "Add"})
-    for n, h, w in ((1, SIDE, SIDE), (3, 6, 14)):
+    for n, h, w in ((1, SIDE, SIDE), (3, 8, 12)):
         x = rng.standard_normal((n, 3, h, w), np.float32)
         before = outputs(plain, x, native=False)
         # Without our kernel it is the very same graph.
@@ -118,6 +118,7 @@ LEFT = {
     "stride": nn.Sequential(convolution(stride=2), nn.Upsample(scale_factor=2)),
     "dilation": convolution(dilation=2, padding=2),
     "groups": convolution(groups=2),
+    "few pixels": nn.Sequential(nn.AvgPool2d(4), convolution(), nn.Upsample(scale_factor=4)),
     "size": convolution(kernel_size=5, padding=2),
     "another padding": convolution(padding_mode="replicate"),
     "no padding": nn.Sequential(nn.ReplicationPad2d(1), convolution(padding=0)),
@@ -134,7 +135,7 @@ def test_additions_that_broadcast_stay_outside(rng: np.random.Generator) -> None
     plain = exported(Network(Block(lambda conv, x: (conv(x) + x.mean((2, 3), True)).relu())))
     model = use_winograd(plain, SIDE)
     assert ours(model) == ["WinogradConv"]
-    x = rng.standard_normal((2, 3, 8, 10), np.float32)
+    x = rng.standard_normal((2, 3, 8, 12), np.float32)
     if LIBRARY is not None:
         found = outputs(model, x, native=True)
         np.testing.assert_allclose(found, outputs(plain, x, native=False), atol=2e-5)
