@@ -217,10 +217,11 @@ def export_bundle(
         for precision in PRECISIONS
         if precision in precisions and precision != "fp32"
     ]
+    model = use_winograd(model, manifest_fields["working_size"])
     if half_storage:
         store_as_half(model)
     return write_bundle(
-        serialised(use_winograd(model, manifest_fields["working_size"])),
+        serialised(model),
         manifest_fields,
         probes,
         reference_inputs,

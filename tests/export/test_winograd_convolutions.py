@@ -20,6 +20,7 @@ from revisage import kernels
 from revisage.bundle import Bundle
 from revisage.engines import open_engine
 from revisage.export import export_bundle
+from revisage.export.half_storage import store_as_half
 from revisage.export.onnx_from_torch import onnx_from_torch
 from revisage.export.winograd_convolutions import LEAST_CHANNELS, use_winograd
 from revisage.manifest import Tolerance
@@ -164,6 +165,20 @@ def test_values_that_others_read_stay(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(outputs(model, x, native=False), before)
     if LIBRARY is not None:
         np.testing.assert_allclose(outputs(model, x, native=True), before, atol=2e-5)
+
+
+def test_weights_stored_as_half_precision_are_packed_all_the_same(
+    rng: np.random.Generator,
+) -> None:
+    wide = nn.Sequential(nn.Conv2d(WIDE, 16, 1), convolution(inside=16, outside=16), nn.Tanh())
+    model = use_winograd(exported(Network(wide, outside=16)), SIDE)
+    assert ours(model) == ["WinogradConv"]
+    x = rng.standard_normal((1, 3, 8, 12), np.float32)
+    before = outputs(model, x, native=False)
+    store_as_half(model)
+    assert sum(node.op_type == "Cast" for node in model.graph.node) == 1
+    for native in [False] if LIBRARY is None else [False, True]:
+        np.testing.assert_allclose(outputs(model, x, native=native), before, atol=2e-3)
 
 
 def test_a_bundle_is_certified_both_ways_and_lower_graphs_are_plain(tmp_path: Path) -> None:
