@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Sequence
 
@@ -63,41 +64,42 @@ def lowered(
 
     at_load = Tolerance(tolerance.max_abs, MEAN_ROOM * tolerance.mean_abs)
 
+    everywhere = range(len(references))
+
+    def measured(lower: onnx.ModelProto, places: Sequence[int] = everywhere) -> float:
+        content = serialised(lower)
+        worst = 0.0
+        for inputs, true, limit in (
+            ([references[i] for i in places], [truths[i] for i in places], tolerance),
+            (*probes, at_load),
+        ):
+            errors = statistics_of(true, run_onnx(content, inputs), inputs, outputs)
+            if limit is at_load:  # which looks at numbers, and not at pictures
+                errors = {n: dataclasses.replace(e, picture={}) for n, e in errors.items()}
+            worst = max(excess(errors, limit), worst)  # in this order a NaN stays one
+        return worst
+
     def search(
         layers: Sequence[str],
         graph: Callable[[Collection[str]], onnx.ModelProto],
         whole: onnx.ModelProto,
     ) -> SearchResult:
-        def measured(keep: Collection[str], places: Sequence[int]) -> float:
-            content = serialised(graph(keep))
-            worst = 0.0
-            for inputs, true, limit in (
-                ([references[i] for i in places], [truths[i] for i in places], tolerance),
-                (*probes, at_load),
-            ):
-                errors = statistics_of(true, run_onnx(content, inputs), inputs, outputs)
-                if limit is at_load:  # which looks at numbers, and not at pictures
-                    errors = {n: dataclasses.replace(e, picture={}) for n, e in errors.items()}
-                worst = max(excess(errors, limit), worst)  # in this order a NaN stays one
-            return worst
-
         def found_on(places: Sequence[int]) -> SearchResult:
             return layers_to_keep(
                 layers,
-                lambda keep: measured(keep, places),
-                estimate=lambda keep: measured(keep, places[:1]),
+                lambda keep: measured(graph(keep), places),
+                estimate=lambda keep: measured(graph(keep), places[:1]),
                 max_runs=max_runs,
             )
 
-        everywhere = range(len(references))
-        all_low = measured((), everywhere)
+        all_low = measured(graph(()))
         if all_low <= 1:
             return SearchResult((), len(layers), 1, all_low)
-        alone = [measured((), [place]) for place in everywhere]
+        alone = [measured(graph(()), [place]) for place in everywhere]
         hardest = sorted(everywhere, key=lambda i: -math.inf if math.isnan(alone[i]) else -alone[i])
         try:
             result = found_on(hardest[: max(1, len(hardest) // SEARCH_PART)])
-            if not measured(result.keep_float, everywhere) <= 1:  # what was left out disagrees
+            if not measured(graph(result.keep_float)) <= 1:  # what was left out disagrees
                 result = found_on(hardest)
         except ParityError as error:
             first = first_drift(whole, graph(()), references[:1], tolerance)
@@ -108,8 +110,10 @@ def lowered(
 
     if precision == "int8":
         quantiser = Quantiser(model, references if calibration is None else calibration)
-        result = search(quantiser.layers, quantiser.graph, quantiser.model)
-        quantised = quantiser.graph(result.keep_float)
+        cut = min((True, False), key=lambda cut: measured(quantiser.graph(cut=cut)))
+        graph = functools.partial(quantiser.graph, cut=cut)
+        result = search(quantiser.layers, graph, quantiser.model)
+        quantised = graph(result.keep_float)
         return LoweredGraph(precision, serialised(quantised), None, result)
     whole = float_graph(model, precision)
     result = search(

@@ -32,11 +32,12 @@ from revisage.export.compare import run_onnx, with_outputs
 from revisage.export.integer_forms import rewrite_for_integers
 from revisage.export.precision import name_nodes
 
-__all__ = ["DEQUANTISED", "Quantiser"]
+__all__ = ["DEQUANTISED", "Quantiser", "chosen_range"]
 
 DEQUANTISED = "_DequantizeLinear_Output"  # behind the name of a tensor: the same, rounded
 
 Arrays = Mapping[str, NDArray[Any]]
+_Range = tuple[float, float]
 
 # Operators with an integer form in ONNX Runtime's CPU provider, or that only move values.
 _MATRIX_OPERATORS = {"Conv", "ConvTranspose"}
@@ -54,6 +55,7 @@ _BETWEEN_OPERATORS = _MOVING_OPERATORS | {
 _QUANTISED = _MATRIX_OPERATORS | _BETWEEN_OPERATORS | {"Reshape", "Transpose"}
 _LEAST_CHANNELS = 8  # of a convolution's output
 _AT_ONCE = 24  # intermediate tensors of one run: they are all in memory at once
+_FAINT = 0.3  # half a range whose variance is a few hundred times the usual epsilon of 1e-5
 _SAMPLES = 8192  # values of a tensor, of each input, on which a range is chosen
 _SHARES = np.linspace(1, 0.4, 25).tolist()  # of the whole range
 
@@ -74,15 +76,21 @@ class Quantiser:
         self.layers = _between_convolutions(self.model)
         self._ranges = _ranges(self.model, self.layers, inputs)
 
-    def graph(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
-        """The graph with all layers quantised but `keep_float`."""
+    def graph(self, keep_float: Collection[str] = (), *, cut: bool = True) -> onnx.ModelProto:
+        """The graph with all layers quantised but `keep_float`.
+
+        Args:
+            cut: cut off outliers where that loses less on average; else every value that the inputs
+                led to has its step, and single pixels err less.
+        """
         chosen = [name for name in self.layers if name not in keep_float]
         if not chosen:
             return self.model
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         names, sources = rewrite_for_integers(model, chosen)
-        ranges = self._ranges | {new: self._ranges[old] for new, old in sources.items()}
+        ranges = {name: found if cut else whole for name, (whole, found) in self._ranges.items()}
+        ranges |= {new: ranges[old] for new, old in sources.items()}
         model = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         with _quiet():
             quantizer = QDQQuantizer(
@@ -116,11 +124,13 @@ class Quantiser:
 
 
 def _fill_range_before_norms(model: onnx.ModelProto, inputs: Sequence[Arrays]) -> None:
-    """Scale and shift the channels of convolutions before instance norms to [-1, 1], in place.
+    """Let the channels of convolutions before instance norms share one range, in place.
 
-    The norm takes out what was put in, but eight bits for all channels are eight for each then.
-    (Cross-layer equalisation as of Nagel et al. 2019, "Data-Free Quantization Through Weight
-    Equalization and Bias Correction", where the next layer undoes it by itself.)
+    They are shifted to its middle and scaled up to it; the norm takes out what was put in, but
+    eight bits for all channels are eight for each then. (Cross-layer equalisation as of Nagel et
+    al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", where the
+    next layer undoes it by itself.) Channels so faint that the norm's epsilon counts keep their
+    scale.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -140,12 +150,12 @@ def _fill_range_before_norms(model: onnx.ModelProto, inputs: Sequence[Arrays]) -
         low = np.min([v.min(axis=(0, 2, 3)) for v in values], axis=0)
         high = np.max([v.max(axis=(0, 2, 3)) for v in values], axis=0)
         half = (high - low) / 2
-        half = np.maximum(half, 1e-3 * half.max())  # a channel that never changes
+        scale = np.where(half > _FAINT, half.max() / np.maximum(half, _FAINT), 1)
         weights = numpy_helper.to_array(constants[node.input[1]])
         bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else 0
         changed = {
-            f"{node.name}.weights": weights / half[:, None, None, None],
-            f"{node.name}.bias": (bias - (low + high) / 2) / half,
+            f"{node.name}.weights": weights * scale[:, None, None, None],
+            f"{node.name}.bias": (bias - (low + high) / 2) * scale,
         }
         for tensor, value in changed.items():
             constants[tensor] = numpy_helper.from_array(value.astype(np.float32), tensor)
@@ -157,8 +167,8 @@ def _fill_range_before_norms(model: onnx.ModelProto, inputs: Sequence[Arrays]) -
 
 def _ranges(
     model: onnx.ModelProto, layers: Collection[str], inputs: Sequence[Arrays]
-) -> dict[str, tuple[float, float]]:
-    """The range of every tensor that a layer reads or makes."""
+) -> dict[str, tuple[_Range, _Range]]:
+    """The whole range of every tensor that a layer reads or makes, and the one that loses least."""
     constants = {tensor.name for tensor in model.graph.initializer}
     floats = {
         value.name
@@ -168,13 +178,20 @@ def _ranges(
     chosen = [node for node in model.graph.node if node.name in set(layers)]
     names = [name for node in chosen for name in (*node.input, *node.output)]
     names = [name for name in dict.fromkeys(names) if name in floats - constants]
-    return {name: _range(values) for name, values in _values(model, names, inputs)}
+    return {
+        name: (whole_range(values), chosen_range(values))
+        for name, values in _values(model, names, inputs)
+    }
 
 
-def _range(values: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+def whole_range(values: Sequence[NDArray[np.float32]]) -> _Range:
+    """From the smallest to the largest value, and zero, which pads."""
+    return min(0.0, *(float(v.min()) for v in values)), max(0.0, *(float(v.max()) for v in values))
+
+
+def chosen_range(values: Sequence[NDArray[np.float32]]) -> _Range:
     """The range that loses least: 255 steps from end to end, and what is beyond is cut off."""
-    low = min(0.0, *(float(v.min()) for v in values))
-    high = max(0.0, *(float(v.max()) for v in values))
+    low, high = whole_range(values)
     some = np.concatenate([v.reshape(-1)[:: v.size // _SAMPLES | 1] for v in values])
 
     def loss(share: float) -> float:

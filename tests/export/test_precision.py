@@ -22,13 +22,19 @@ from revisage.errors import BundleError, OptionError, ParityError
 from revisage.export import ManifestFields, export_bundle, stated_tolerances
 from revisage.export.bundle_from_onnx import EMULATION
 from revisage.export.calibration import calibration_inputs, face_squares
-from revisage.export.compare import PICTURE_LIMITS, check_parity, run_onnx, statistics_of
+from revisage.export.compare import (
+    PICTURE_LIMITS,
+    check_parity,
+    run_onnx,
+    statistics_of,
+    with_outputs,
+)
 from revisage.export.drift import comparable_graphs, first_drift, layer_errors
-from revisage.export.onnx_from_torch import check_portable
+from revisage.export.onnx_from_torch import check_portable, onnx_from_torch
 from revisage.export.pictures import PROBABILITY_TOLERANCES
 from revisage.export.precision import emulated, float_graph, low_graph, low_layers
 from revisage.export.precision_search import layers_to_keep
-from revisage.export.quantise import Quantiser
+from revisage.export.quantise import Quantiser, chosen_range
 from revisage.export.reference_set import reference_faces, reference_pictures
 from revisage.manifest import TensorSpec, Tolerance
 from tests.export.toy_network import IMAGE, MASK, ToyFiller, toy_fields, toy_references
@@ -290,6 +296,40 @@ def test_ranges_come_from_the_calibration_inputs(quantised: Bundle) -> None:
     ]
     assert scales[1][0] == pytest.approx(4 * scales[0][0], rel=1e-5)
     assert not [n for n in kept.graph.node if n.op_type == "QuantizeLinear"]
+
+
+def test_a_range_cuts_outliers_off_where_that_loses_less(rng: np.random.Generator) -> None:
+    values = rng.normal(0, 1, 100_000).astype(np.float32)
+    low, high = chosen_range([values])
+    assert values.min() <= low < -3 < 3 < high <= values.max()
+    spread = np.abs([low, high]).max()
+    low, high = chosen_range([np.append(values, np.float32(4 * spread))])
+    assert high < 3 * spread  # one value in a hundred thousand is not worth two bits of all others
+    assert chosen_range([np.zeros(4, np.float32)]) == (0, 0)
+    assert chosen_range([np.full(4, 2, np.float32)])[0] == 0  # zero has to have a value of its own
+
+
+def test_channels_before_a_norm_fill_the_range(rng: np.random.Generator) -> None:
+    """The norm takes their scales out again, so the float32 graph gives the same."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.InstanceNorm2d(16), nn.Conv2d(16, 3, 3, padding=1)
+    ).eval()
+    with torch.no_grad():
+        network[0].weight *= torch.logspace(1, 3, 16)[:, None, None, None]
+        network[0].bias += 7
+    outputs = convolution_fields()["outputs"]
+    model = onnx_from_torch(network, {"image": torch.rand(2, 3, 64, 64)}, (IMAGE,), outputs)
+    quantiser = Quantiser(model, pictures())
+    kept = quantiser.graph(quantiser.layers)
+    (true,) = run_onnx(model.SerializeToString(), pictures(1))
+    (found,) = run_onnx(kept.SerializeToString(), pictures(1))
+    np.testing.assert_allclose(found["picture"], true["picture"], atol=2e-3)
+    before = next(n for n in kept.graph.node if n.op_type == "InstanceNormalization").input[0]
+    values = [x[before] for x in run_onnx(with_outputs(kept, [before]), pictures())]
+    most = np.max(values)
+    assert np.max(values, axis=(0, 1, 3, 4)) == pytest.approx(np.full(16, most), rel=1e-3)
+    assert np.min(values, axis=(0, 1, 3, 4)) == pytest.approx(np.full(16, -most), rel=1e-3)
 
 
 def portraits(folder: Path, count: int = 3) -> Path:
