@@ -8,6 +8,9 @@ do), and one that has a kernel of that name runs that instead (ONNX Runtime, whe
 
 A body is what torch's exporter makes of the modules here, so it has the operators that the same
 lines would have had inside the network, for any size and number of channels.
+
+The matrices of a Fourier transform depend on a map's size only, and a network has many units of one
+size: a node `FourierMatrices` makes them for all of these. Our kernel takes them and needs none.
 """
 
 from __future__ import annotations
@@ -24,22 +27,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from revisage.export.torch_export import OPSET, exported_model
-from revisage.training.models.ffc import irfft2_by_matrices, rfft2_by_matrices
+from revisage.training.models.ffc import (
+    fourier_matrices,
+    irfft2_by_matrices,
+    rfft2_by_matrices,
+)
 
 __all__ = ["DOMAIN", "VERSION", "attach_functions"]
 
 DOMAIN, VERSION = "revisage", 1
 
 
+class _FourierMatrices(nn.Module):
+    """The matrices of the size of a map."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return fourier_matrices(x)
+
+
 class _FftConv(nn.Module):
     """LaMa's Fourier unit by matrix products."""
 
-    def forward(self, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        real, imaginary = rfft2_by_matrices(x)
-        pairs = torch.stack((real, imaginary), dim=2).flatten(1, 2)
+    def forward(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        across: Tensor,
+        down: Tensor,
+        back: Tensor,
+    ) -> Tensor:
         scaled = weight * scale[:, None]
-        mixed = torch.relu(functional.conv2d(pairs, scaled[:, :, None, None], shift))
-        return irfft2_by_matrices(mixed[:, 0::2], mixed[:, 1::2], x)
+        spectrum = rfft2_by_matrices(x, across, down)
+        mixed = torch.relu(functional.conv2d(spectrum, scaled[:, :, None, None], shift))
+        return irfft2_by_matrices(mixed, down, back)
 
 
 class _FlowWarp(nn.Module):
@@ -79,13 +101,24 @@ class _Source:
     module: Callable[[], nn.Module]
     inputs: dict[str, tuple[str | int, ...]]
     attributes: tuple[str, ...] = ()  # those that a node of the body takes from the function's
+    outputs: tuple[str, ...] = ("result",)
 
 
 # A size is a number, a symbol, or twice a symbol.
+_MATRICES = {"across": ("W", "2*V"), "down": ("2*H", "2*H"), "back": ("2*V", "W")}
 _SOURCES = {
+    "FourierMatrices": _Source(
+        _FourierMatrices, {"x": ("N", "C", "H", "W")}, outputs=tuple(_MATRICES)
+    ),
     "FftConv": _Source(
         _FftConv,
-        {"x": ("N", "C", "H", "W"), "weight": ("2*D", "2*C"), "scale": ("2*D",), "shift": ("2*D",)},
+        {
+            "x": ("N", "C", "H", "W"),
+            "weight": ("2*D", "2*C"),
+            "scale": ("2*D",),
+            "shift": ("2*D",),
+            **_MATRICES,
+        },
     ),
     "FlowWarp": _Source(
         _FlowWarp, {"image": ("N", "C", "H", "W"), "flow": ("N", "h", "w", 2)}, ("padding_mode",)
@@ -101,7 +134,7 @@ _SOURCES = {
         },
     ),
 }
-_EXAMPLE_SIZES = {"N": 2, "C": 3, "D": 5, "H": 8, "W": 10, "h": 4, "w": 6}
+_EXAMPLE_SIZES = {"N": 2, "C": 3, "D": 5, "H": 8, "W": 10, "V": 6, "h": 4, "w": 6}
 
 
 def attach_functions(model: onnx.ModelProto) -> None:
@@ -109,11 +142,37 @@ def attach_functions(model: onnx.ModelProto) -> None:
 
     Nodes of our domain that are no kernel of ours are left for `check_portable` to refuse.
     """
+    _share_matrices(model.graph)
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     del model.functions[:]
     model.functions.extend(_function(name) for name in sorted(used & set(_SOURCES)))
     if used:
         model.opset_import.add(domain=DOMAIN, version=VERSION)
+
+
+def _share_matrices(graph: onnx.GraphProto) -> None:
+    """One node `FourierMatrices` for all Fourier units on maps of one size.
+
+    Sizes are those that the exporter inferred; a map of unknown size gets matrices of its own.
+    """
+    sizes = {
+        value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim[2:])
+        for value in (*graph.input, *graph.value_info)
+    }
+    made: dict[object, list[str]] = {}
+    nodes = []
+    for node in graph.node:
+        if node.domain == DOMAIN and node.op_type == "FftConv" and len(node.input) == 4:
+            (x, *_) = node.input
+            size = sizes.get(x, ())
+            key = size if len(size) == 2 and all(size) else x
+            if key not in made:
+                made[key] = [f"fourier_matrices.{len(made)}.{name}" for name in _MATRICES]
+                nodes.append(helper.make_node("FourierMatrices", [x], made[key], domain=DOMAIN))
+            node.input.extend(made[key])
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @functools.cache
@@ -131,7 +190,7 @@ def _function(name: str) -> onnx.FunctionProto:
             for shape in source.inputs.values()
         ),
         input_names=list(source.inputs),
-        output_names=["result"],
+        output_names=list(source.outputs),
     ).graph
     constants = [
         helper.make_node("Constant", [], [tensor.name], value=tensor)
@@ -141,7 +200,7 @@ def _function(name: str) -> onnx.FunctionProto:
         DOMAIN,
         name,
         list(source.inputs),
-        ["result"],
+        list(source.outputs),
         [*constants, *graph.node],
         [helper.make_opsetid("", OPSET)],
         list(source.attributes),

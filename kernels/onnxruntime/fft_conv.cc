@@ -1,4 +1,5 @@
-// FftConv: x [N, C, H, W], weight [2D, 2C], scale [2D], shift [2D] -> [N, D, H, W].
+// FftConv: x [N, C, H, W], weight [2D, 2C], scale [2D], shift [2D] -> [N, D, H, W]. A graph also
+// gives it the matrices of the transform, for engines that have no kernel; they are not read here.
 #include <optional>
 
 #include "checks.h"
@@ -66,7 +67,11 @@ class FftConvKernel {
 
 struct FftConv : FloatOperator<FftConv, FftConvKernel> {
   static constexpr const char* kName = "FftConv";
-  static constexpr std::size_t kInputs = 4;
+  static constexpr std::size_t kInputs = 7, kRequired = 4;
+
+  OrtCustomOpInputOutputCharacteristic GetInputCharacteristic(std::size_t index) const {
+    return index < kRequired ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+  }
 
   static SymbolicShape infer(const Ort::ShapeInferContext& context) {
     SymbolicShape shape = context.GetInputShape(0);

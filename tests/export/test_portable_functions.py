@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
+from torch.nn import functional
 
 from revisage import kernels
 from revisage.bundle import Bundle
@@ -135,11 +136,12 @@ def test_operators_become_nodes_that_every_engine_runs(rng: np.random.Generator)
     attach_functions(model)
     check_portable(model)
     ours = [node.op_type for node in model.graph.node if node.domain == "revisage"]
-    assert ours == ["FftConv", "FlowWarp", "FlowWarp", "FeatureBlend"]
+    assert ours == ["FourierMatrices", "FftConv", "FlowWarp", "FlowWarp", "FeatureBlend"]
     assert [function.name for function in model.functions] == [
         "FeatureBlend",
         "FftConv",
         "FlowWarp",
+        "FourierMatrices",
     ]
     session = portable(model)
     for n, h, w in ((1, 8, 8), (3, 6, 14)):
@@ -150,9 +152,46 @@ def test_operators_become_nodes_that_every_engine_runs(rng: np.random.Generator)
         np.testing.assert_allclose(found, true, atol=1e-4)
 
 
+class UnitsOfTwoSizes(nn.Module):
+    """Two Fourier units at full size, one at half: [N, 2, H, W] -> [N, 2, H / 2, W / 2]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, scale, shift = torch.eye(4), torch.ones(4), torch.ones(4)
+        for _ in range(2):
+            x = x + fft_conv(x, weight, scale, shift)
+        x = functional.avg_pool2d(x, 2)
+        return x + fft_conv(x, weight, scale, shift)
+
+
+def test_fourier_units_of_one_size_share_their_matrices(rng: np.random.Generator) -> None:
+    network = UnitsOfTwoSizes().eval()
+    height, width = (2 * torch.export.Dim(name) for name in ("H2", "W2"))
+    model = exported_model(
+        network,
+        (torch.randn(2, 2, 8, 12),),
+        dynamic_shapes=({0: torch.export.Dim("N"), 2: height, 3: width},),
+        input_names=["x"],
+        output_names=["y"],
+    )
+    attach_functions(model)
+    check_portable(model)
+    matrices = [list(n.output) for n in model.graph.node if n.op_type == "FourierMatrices"]
+    units = [list(n.input)[4:] for n in model.graph.node if n.op_type == "FftConv"]
+    assert len(matrices) == 2
+    assert units == [matrices[0], matrices[0], matrices[1]]
+    session = portable(model)
+    for size in ((8, 12), (6, 10)):
+        x = rng.standard_normal((3, 2, *size), np.float32)
+        with torch.inference_mode():
+            true = network(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], true, atol=1e-5)
+
+
 def test_a_node_of_ours_without_a_body_is_refused() -> None:
     model = one_node("FftConv", {"x": [1, 2, 4, 4], "w": [4, 4], "scale": [4], "shift": [4]})
-    del model.functions[:]
+    for function in list(model.functions):
+        if function.name == "FftConv":
+            model.functions.remove(function)
     with pytest.raises(EngineError, match="revisage::FftConv is not standard"):
         check_portable(model)
 
@@ -172,7 +211,7 @@ def test_the_runtime_finds_our_functions_and_no_others() -> None:
     body = [helper.make_node("Relu", ["a"], ["b"])]
     versions = [helper.make_opsetid("", OPSET)]
     model.functions.append(helper.make_function("own", "FlowWarp", ["a"], ["b"], body, versions))
-    assert function_names(model.SerializeToString(), "revisage") == {"FftConv"}
+    assert function_names(model.SerializeToString(), "revisage") == {"FftConv", "FourierMatrices"}
     assert function_names(model.SerializeToString(), "own") == {"FlowWarp"}
 
 

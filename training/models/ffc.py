@@ -13,7 +13,9 @@ Note [The Fourier transform as matrix products]
     runs on its best hardware. The real transform keeps the columns k = 0 .. n // 2; the inverse
     counts every inner column twice, for its conjugate that was left out. `k t` is reduced modulo n
     before the cosine: float32 angles of thousands of turns would lose the digits that matter.
-    Matrices are made inside the graph from the shape, so that one graph serves every size.
+    A complex number is two real ones and its rotation a 2 x 2 block: with the parts of a row side
+    by side, and those of a column one above the other, each direction is two products and nothing
+    else. Matrices are made inside the graph from the shape, so that one graph serves every size.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ __all__ = [
     "FFCResidualBlock",
     "FourierUnit",
     "SpectralTransform",
+    "fourier_matrices",
     "irfft2_by_matrices",
     "rfft2_by_matrices",
     "use_fourier_transform",
@@ -41,60 +44,61 @@ Transform = Literal["fft", "matrices", "operator"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
-def _turns(rows: int, columns: int, period: int, like: Tensor) -> Tensor:
-    """Angles 2 pi (k t mod period) / period for k < rows, t < columns: [rows, columns]."""
-    k = torch.arange(rows, device=like.device, dtype=torch.float32)
-    t = torch.arange(columns, device=like.device, dtype=torch.float32)
-    # As a tensor, because the exporter has no remainder by a symbolic size.
-    n = torch.arange(period, device=like.device, dtype=torch.float32)[-1:] + 1
-    return torch.remainder(k[:, None] * t[None, :], n) * (2 * math.pi / n)
+def _waves(length: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of 2 pi (k t mod length) / length for t < length, k < count, over sqrt(length).
+
+    Returns:
+        Two [length, count] float32.
+    """
+    t = torch.arange(length, device=like.device, dtype=torch.float32)
+    k = torch.arange(count, device=like.device, dtype=torch.float32)
+    n = t[-1:] + 1  # as a tensor, because the exporter has no remainder by a symbolic size
+    turns = torch.remainder(t[:, None] * k[None, :], n) * (2 * math.pi / n)
+    return turns.cos() * torch.rsqrt(n), turns.sin() * torch.rsqrt(n)
 
 
-def rfft2_by_matrices(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of `torch.fft.rfft2(x, norm="ortho")` by matrix products.
+def fourier_matrices(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The matrices of the transform of [N, C, H, W], both ways, with norm "ortho".
+
+    Returns:
+        With V = W // 2 + 1: across [W, 2 V], from a row to the real parts of its spectrum and then
+        the imaginary ones; down [2 H, 2 H], from the two parts of each row to all real parts and
+        then all imaginary ones; back [2 V, W], the inverse of across. The inverse of down is its
+        transpose.
+    """
+    height, width = like.shape[-2:]
+    cosine, sine = _waves(width, width // 2 + 1, like)
+    # Column k counts twice unless it is its own conjugate: k = 0, and k = W / 2 where W is even.
+    # As the library does, the imaginary part of those is ignored: their sines are zero.
+    k = torch.arange(width // 2 + 1, device=like.device, dtype=torch.float32)
+    n = torch.arange(width, device=like.device, dtype=torch.float32)[-1:] + 1
+    weight = 2 - (torch.remainder(2 * k, n) == 0).to(torch.float32)
+    across = torch.cat((cosine, -sine), dim=1)
+    back = torch.cat((cosine * weight, -sine * weight), dim=1).T
+    cosine, sine = _waves(height, height, like)  # symmetric
+    real, imaginary = torch.stack((cosine, sine), dim=2), torch.stack((-sine, cosine), dim=2)
+    return across, torch.cat((real, imaginary)).flatten(1), back
+
+
+def rfft2_by_matrices(x: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """`torch.fft.rfft2(x, norm="ortho")` by products with `fourier_matrices`.
 
     Args:
         x: [N, C, H, W] float32.
 
     Returns:
-        Two [N, C, H, W // 2 + 1] float32.
+        [N, 2 C, H, W // 2 + 1] float32: the real part of each channel, then its imaginary part.
     """
-    height, width = x.shape[-2:]
-    half = width // 2 + 1
-    across = _turns(width, half, width, x)  # [W, W // 2 + 1]
-    down = _turns(height, height, height, x)  # [H, H], symmetric
-    scale = _ortho(x)
-    real, imaginary = x @ (across.cos() * scale), x @ (across.sin() * -scale)
-    cosine, sine = down.cos(), down.sin()
-    return cosine @ real + sine @ imaginary, cosine @ imaginary - sine @ real
+    count, channels, height, _ = x.shape
+    rows = (x @ across).reshape(count, channels, 2 * height, -1)
+    return (down @ rows).reshape(count, 2 * channels, height, -1)
 
 
-def irfft2_by_matrices(real: Tensor, imaginary: Tensor, like: Tensor) -> Tensor:
-    """`torch.fft.irfft2(norm="ortho")` of [N, C, H, W // 2 + 1] parts, to the size of `like`.
-
-    As the library does, the imaginary part of columns that are their own conjugate (the first,
-    and the last where W is even) is ignored: their sines are zero.
-    """
-    height, width = like.shape[-2:]
-    half = width // 2 + 1
-    down = _turns(height, height, height, like)
-    cosine, sine = down.cos(), down.sin()
-    # exp(+i ...) along the height
-    rows_real = cosine @ real - sine @ imaginary
-    rows_imaginary = cosine @ imaginary + sine @ real
-    across = _turns(half, width, width, like)  # [W // 2 + 1, W]
-    # Column k counts twice unless it is its own conjugate: k = 0, and k = W / 2 where W is even.
-    k = torch.arange(half, device=like.device, dtype=torch.float32)[:, None]
-    n = torch.arange(width, device=like.device, dtype=torch.float32)[-1:] + 1
-    own_conjugate = (torch.remainder(2 * k, n) == 0).to(torch.float32)
-    weight = (2 - own_conjugate) * _ortho(like)
-    return rows_real @ (across.cos() * weight) - rows_imaginary @ (across.sin() * weight)
-
-
-def _ortho(x: Tensor) -> Tensor:
-    """1 / sqrt(H W) as a tensor, so that it follows symbolic sizes in an exported graph."""
-    area = torch.ones_like(x[:1, :1]).sum()
-    return torch.rsqrt(area)
+def irfft2_by_matrices(spectrum: Tensor, down: Tensor, back: Tensor) -> Tensor:
+    """`torch.fft.irfft2(norm="ortho")` of what `rfft2_by_matrices` returns, to [N, C, H, W]."""
+    count, parts, height, _ = spectrum.shape
+    rows = down.T @ spectrum.reshape(count, parts // 2, 2 * height, -1)
+    return rows.reshape(count, parts // 2, height, -1) @ back
 
 
 class FourierUnit(nn.Module):
@@ -126,17 +130,19 @@ class FourierUnit(nn.Module):
             if wanted and self.transform != "matrices" and self._foldable():
                 return fft_conv(x, self.conv_layer.weight[:, :, 0, 0], *self._affine())
             if self.transform == "matrices":
-                real, imaginary = rfft2_by_matrices(x)
-            else:
-                spectrum = torch.fft.rfft2(x, norm="ortho")
-                real, imaginary = spectrum.real, spectrum.imag
-            mixed = torch.stack((real, imaginary), dim=2).flatten(1, 2)  # [N, 2C, H, W // 2 + 1]
-            mixed = torch.relu(self.bn(self.conv_layer(mixed)))
-            real, imaginary = mixed[:, 0::2], mixed[:, 1::2]
-            if self.transform == "matrices":
-                return irfft2_by_matrices(real, imaginary, x)
-            spectrum = torch.complex(real, imaginary)
+                across, down, back = fourier_matrices(x)
+                return irfft2_by_matrices(
+                    self._mixed(rfft2_by_matrices(x, across, down)), down, back
+                )
+            spectrum = torch.fft.rfft2(x, norm="ortho")
+            pairs = torch.stack((spectrum.real, spectrum.imag), dim=2).flatten(1, 2)
+            mixed = self._mixed(pairs)
+            spectrum = torch.complex(mixed[:, 0::2], mixed[:, 1::2])
             return cast(Tensor, torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho"))
+
+    def _mixed(self, spectrum: Tensor) -> Tensor:
+        """[N, 2 C, H, V] -> [N, 2 D, H, V]."""
+        return torch.relu(self.bn(self.conv_layer(spectrum)))
 
     def _foldable(self) -> bool:
         """Whether the norm is a fixed affine map."""
