@@ -37,6 +37,9 @@ def store_as_half(model: onnx.ModelProto) -> None:
                 "Cast", [half], [tensor.name], f"{tensor.name}/Cast", to=onnx.TensorProto.FLOAT
             )
         )
+        graph.value_info.append(
+            helper.make_tensor_value_info(tensor.name, onnx.TensorProto.FLOAT, tensor.dims)
+        )
     nodes = [*casts, *graph.node]
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(stored)
