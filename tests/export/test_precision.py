@@ -559,9 +559,7 @@ def test_every_shipped_bundle_is_certified_at_its_precisions_and_all_are_small()
         if name == "inpainting":  # each of its graphs is as large as all others of a bundle
             assert set(found.manifest.graphs) == {"fp32"} == set(errors["onnxruntime-cpu"])
             continue
-        # Landmarks of pictures that show no face move too far at int8, and a probe shows none.
-        int8 = {"int8"} if name != "face_landmarks" else set()
-        assert set(found.manifest.graphs) == {"fp32", "fp16", "bf16"} | int8
-        assert {"fp32", "fp16"} | int8 == set(errors["onnxruntime-cpu"])
+        assert set(found.manifest.graphs) == {"fp32", "fp16", "bf16", "int8"}
+        assert {"fp32", "fp16", "int8"} == set(errors["onnxruntime-cpu"])
         assert {"fp16", "bf16"} == set(errors[EMULATION])
     assert files < 24_000_000
