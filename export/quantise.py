@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from revisage.export.compare import run_onnx, with_outputs
 from revisage.export.integer_forms import rewrite_for_integers
 from revisage.export.precision import name_nodes
 
-__all__ = ["DEQUANTISED", "Quantiser", "chosen_range"]
+__all__ = ["DEQUANTISED", "Quantiser", "chosen_range", "sampled"]
 
 DEQUANTISED = "_DequantizeLinear_Output"  # behind the name of a tensor: the same, rounded
 
@@ -54,7 +54,7 @@ _BETWEEN_OPERATORS = _MOVING_OPERATORS | {
 }
 _QUANTISED = _MATRIX_OPERATORS | _BETWEEN_OPERATORS | {"Reshape", "Transpose"}
 _LEAST_CHANNELS = 8  # of a convolution's output
-_AT_ONCE = 24  # intermediate tensors of one run: they are all in memory at once
+_AT_ONCE = 64  # intermediate tensors of one run: they are all in memory at once
 _FAINT = 0.3  # half a range whose variance is a few hundred times the usual epsilon of 1e-5
 _SAMPLES = 8192  # values of a tensor, of each input, on which a range is chosen
 _SHARES = np.linspace(1, 0.4, 25).tolist()  # of the whole range
@@ -145,10 +145,9 @@ def _fill_range_before_norms(model: onnx.ModelProto, inputs: Sequence[Arrays]) -
         and all(name in constants for name in node.input[1:])
     ]
     made = {node.output[0]: node for node in chosen}
-    for name, values in _values(model, list(made), inputs):
+    for name, values in _values(model, list(made), inputs, _channel_ends):
         node = made[name]
-        low = np.min([v.min(axis=(0, 2, 3)) for v in values], axis=0)
-        high = np.max([v.max(axis=(0, 2, 3)) for v in values], axis=0)
+        low, high = np.min(values, axis=(0, 1)), np.max(values, axis=(0, 1))
         half = (high - low) / 2
         scale = np.where(half > _FAINT, half.max() / np.maximum(half, _FAINT), 1)
         weights = numpy_helper.to_array(constants[node.input[1]])
@@ -180,7 +179,7 @@ def _ranges(
     names = [name for name in dict.fromkeys(names) if name in floats - constants]
     return {
         name: (whole_range(values), chosen_range(values))
-        for name, values in _values(model, names, inputs)
+        for name, values in _values(model, names, inputs, sampled)
     }
 
 
@@ -190,9 +189,13 @@ def whole_range(values: Sequence[NDArray[np.float32]]) -> _Range:
 
 
 def chosen_range(values: Sequence[NDArray[np.float32]]) -> _Range:
-    """The range that loses least: 255 steps from end to end, and what is beyond is cut off."""
+    """The range that loses least: 255 steps from end to end, and what is beyond is cut off.
+
+    Args:
+        values: of `sampled`.
+    """
     low, high = whole_range(values)
-    some = np.concatenate([v.reshape(-1)[:: v.size // _SAMPLES | 1] for v in values])
+    some = np.concatenate([v[:-2] for v in values])  # the ends would count more than they are
 
     def loss(share: float) -> float:
         step = share * (high - low) / 255 or 1.0
@@ -204,18 +207,32 @@ def chosen_range(values: Sequence[NDArray[np.float32]]) -> _Range:
     return share * low, share * high
 
 
+def sampled(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[K + 2]: K of the values, then the smallest and the largest of all."""
+    stride = values.size // _SAMPLES | 1  # odd, so that it goes through all columns
+    return np.append(values.reshape(-1)[::stride], [values.min(), values.max()])
+
+
+def _channel_ends(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[2, C]: the smallest and the largest value of every channel."""
+    return np.stack([values.min(axis=(0, 2, 3)), values.max(axis=(0, 2, 3))])
+
+
 def _values(
-    model: onnx.ModelProto, names: Sequence[str], inputs: Sequence[Arrays]
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    inputs: Sequence[Arrays],
+    keep: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
-    """Values of tensors of the graph, one array for each of the inputs."""
+    """What is to be kept of tensors of the graph, one array for each of the inputs."""
     given = {value.name for value in model.graph.input}
     made = [name for name in names if name not in given]
     for name in names:
         if name in given:
-            yield name, [x[name] for x in inputs]
+            yield name, [keep(x[name]) for x in inputs]
     for start in range(0, len(made), _AT_ONCE):
         some = made[start : start + _AT_ONCE]
-        found = run_onnx(with_outputs(model, some), inputs)
+        found = run_onnx(with_outputs(model, some), inputs, keep=keep)
         for name in some:
             yield name, [outputs[name] for outputs in found]
 

@@ -34,7 +34,7 @@ from revisage.export.onnx_from_torch import check_portable, onnx_from_torch
 from revisage.export.pictures import PROBABILITY_TOLERANCES
 from revisage.export.precision import emulated, float_graph, low_graph, low_layers
 from revisage.export.precision_search import layers_to_keep
-from revisage.export.quantise import Quantiser, chosen_range
+from revisage.export.quantise import Quantiser, chosen_range, sampled
 from revisage.export.reference_set import reference_faces, reference_pictures
 from revisage.manifest import TensorSpec, Tolerance
 from tests.export.toy_network import IMAGE, MASK, ToyFiller, toy_fields, toy_references
@@ -300,13 +300,15 @@ def test_ranges_come_from_the_calibration_inputs(quantised: Bundle) -> None:
 
 def test_a_range_cuts_outliers_off_where_that_loses_less(rng: np.random.Generator) -> None:
     values = rng.normal(0, 1, 100_000).astype(np.float32)
-    low, high = chosen_range([values])
+    low, high = chosen_range([sampled(values)])
     assert values.min() <= low < -3 < 3 < high <= values.max()
     spread = np.abs([low, high]).max()
-    low, high = chosen_range([np.append(values, np.float32(4 * spread))])
+    low, high = chosen_range([sampled(np.append(values, np.float32(4 * spread)))])
     assert high < 3 * spread  # one value in a hundred thousand is not worth two bits of all others
-    assert chosen_range([np.zeros(4, np.float32)]) == (0, 0)
-    assert chosen_range([np.full(4, 2, np.float32)])[0] == 0  # zero has to have a value of its own
+    assert chosen_range([sampled(np.zeros(4, np.float32))]) == (0, 0)
+    assert (
+        chosen_range([sampled(np.full(4, 2, np.float32))])[0] == 0
+    )  # zero has to have a value of its own
 
 
 def test_channels_before_a_norm_fill_the_range(rng: np.random.Generator) -> None:
