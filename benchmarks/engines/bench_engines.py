@@ -1,12 +1,12 @@
-"""Every network on every engine and precision, beside torch eager: one result file a network.
+"""Every network on every engine and precision, beside torch eager.
 
     python benchmarks/engines/bench_engines.py [NAME...] [--quick] [--reuse]
 
 Takes the bundle that ships, or exports one (into `build/bench-engines/`), opens each engine that
-its manifest states, and times those of the CPU in turns with torch eager, on all cores. The parity
-of an engine is what the certificate states: the error against float32 torch over the reference
-pictures. The allocator's settings (`harness.ENVIRONMENT`) favour torch, which makes its outputs
-afresh.
+its manifest states, and times those of the CPU in turns with torch eager, on one core and on all: a
+result file for each. The parity of an engine is what the certificate states: the error against
+float32 torch over the reference pictures. The allocator's settings (`harness.ENVIRONMENT`) favour
+torch, which makes its outputs afresh.
 """
 
 from __future__ import annotations
@@ -219,8 +219,10 @@ def contenders(row: Row, bundle: Bundle, folder: Path) -> dict[str, harness.Buil
     return builds
 
 
-def bench(row: Row, folder: Path, *, rounds: int, reuse: bool, threads: int) -> NetworkReport:
-    """Export, open and time one network."""
+def bench(
+    row: Row, folder: Path, *, rounds: int, reuse: bool, threads: Sequence[int]
+) -> list[NetworkReport]:
+    """Export, open and time one network; a report for each number of threads."""
     bundle = bundle_of(row, folder, reuse=reuse)
     manifest = bundle.manifest
     side = row.side or manifest.working_size
@@ -231,28 +233,35 @@ def bench(row: Row, folder: Path, *, rounds: int, reuse: bool, threads: int) -> 
     builds = contenders(row, bundle, folder)
     farm = Farm(builds, rounds=rounds, seconds=0.4)
     try:
-        case = farm.measure(
-            f"{row.name} {side}",
-            inputs,
-            threads=threads,
-            bytes_moved=0,
-            operations=0,
-            error=lambda _, found: float(np.abs(found - truth).max()),
-        )
+        cases = [
+            farm.measure(
+                f"{row.name} {side}",
+                inputs,
+                threads=count,
+                bytes_moved=0,
+                operations=0,
+                error=lambda _, found: float(np.abs(found - truth).max()),
+            )
+            for count in threads
+        ]
     finally:
         farm.stop()
-    return NetworkReport(
-        row.name,
-        manifest.operation,
-        manifest.size,
-        side,
-        weights_of(row, folder)[1],
-        row.convolutional,
-        harness.machine(),
-        {"rounds": rounds, "environment of every contender": harness.ENVIRONMENT},
-        case,
-        [*engine_rows(bundle), *rtx_rows(bundle)],
-    )
+    engines = [*engine_rows(bundle), *rtx_rows(bundle)]
+    return [
+        NetworkReport(
+            row.name,
+            manifest.operation,
+            manifest.size,
+            side,
+            weights_of(row, folder)[1],
+            row.convolutional,
+            harness.machine(),
+            {"rounds": rounds, "environment of every contender": harness.ENVIRONMENT},
+            case,
+            engines,
+        )
+        for case in cases
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -266,7 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--reuse", action="store_true", help="take bundles that were exported before"
     )
     parser.add_argument("--export-only", action="store_true", help="export, and measure nothing")
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=sorted({1, usable_cores()}), metavar="N"
+    )
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.networks) - set(names))
     if unknown:
@@ -280,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.export_only:
                 bundle_of(row, BUNDLES, reuse=options.reuse)
                 continue
-            report = bench(
+            reports = bench(
                 row,
                 BUNDLES,
                 rounds=3 if options.quick else options.rounds,
@@ -291,8 +302,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refused.append(row.name)
             print(f"refused: {error}", file=sys.stderr)
             continue
-        harness.print_case(report.case)
-        report.write((BUNDLES / "results" if options.quick else options.out) / f"{row.name}.json")
+        out = BUNDLES / "results" if options.quick else options.out
+        for report in reports:
+            harness.print_case(report.case)
+            threads = harness.on_threads(report.case.threads).replace(" ", "_")
+            report.write(out / f"{row.name}_{threads}.json")
     return 1 if refused else 0
 
 

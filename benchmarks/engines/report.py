@@ -23,7 +23,7 @@ from bench_engines import (  # noqa: E402
     ONNXRUNTIME,
     NetworkReport,
 )
-from harness import Requirement, Spread, require  # noqa: E402
+from harness import Requirement, Spread, on_threads, require  # noqa: E402
 from networks import ROWS  # noqa: E402
 from tables import (  # noqa: E402
     machine_text,
@@ -37,7 +37,8 @@ FASTER_THAN_EAGER = 1.5
 FASTER_THAN_FP32 = 1.5
 SIZES = ("compact", "live", "paper")
 COLUMNS = (
-    *("operation", "network", "size", "px", "weights", "engine", "precision", "builds"),
+    *("operation", "network", "size", "px", "weights", "threads"),
+    *("engine", "precision", "builds"),
     *("error", "tolerance", "times as fast as torch eager", "MB", "s to build"),
 )
 
@@ -55,7 +56,7 @@ def requirements(reports: Sequence[NetworkReport]) -> Iterator[Requirement]:
             continue
         fp32 = default_contender(report, "fp32")
         yield require(
-            f"{report.name}: times as fast as torch eager",
+            f"{report.name}, {on_threads(report.case.threads)}: times as fast as torch eager",
             FASTER_THAN_EAGER,
             report.case.ratios[fp32],
             f"{report.case.name}, {fp32}",
@@ -71,7 +72,8 @@ def int8_requirement(report: NetworkReport) -> Requirement:
     Like is compared with like: both graphs run on ONNX Runtime's own operators. Our kernels make
     fp32 faster, sometimes faster than int8: the rows of the table say so.
     """
-    statement = f"{report.name}: int8, times as fast as fp32 (both without our kernels)"
+    where = f"{report.name}, {on_threads(report.case.threads)}"
+    statement = f"{where}: int8, times as fast as fp32 (both without our kernels)"
     rows = [r for r in report.engines if (r.engine, r.precision) == (ONNXRUNTIME, "int8")]
     if not rows:
         return Requirement(statement, FASTER_THAN_FP32, False, None, False, "no int8 graph")
@@ -79,8 +81,8 @@ def int8_requirement(report: NetworkReport) -> Requirement:
     int8, fp32 = report.case.ratios["int8"], report.case.ratios["fp32"]
     gain = Spread(int8.median / fp32.median, int8.low / fp32.high, int8.high / fp32.low)
     within = row.max_abs is not None and row.max_abs <= (row.tolerance or 0.0)
-    where = f"error {number(row.max_abs or 0.0)}, tolerance {number(row.tolerance or 0.0)}"
-    line = require(statement, FASTER_THAN_FP32, gain, where, at_most=False)
+    errors = f"error {number(row.max_abs or 0.0)}, tolerance {number(row.tolerance or 0.0)}"
+    line = require(statement, FASTER_THAN_FP32, gain, errors, at_most=False)
     return line if within else Requirement(**{**line.__dict__, "holds": False})
 
 
@@ -88,14 +90,15 @@ def rows(report: NetworkReport) -> Iterator[str]:
     """One line per engine and precision; two where the graph runs with and without our kernels."""
     about = (report.operation, report.name, report.size, report.side, report.weights)
     for row in report.engines:
-        if row.note == NOT_RUN:
-            continue
+        if row.note == NOT_RUN or (row.engine != ONNXRUNTIME and report.case.threads > 1):
+            continue  # what has no threads of ours is told once
         timed = [row.precision]
         if row.engine == ONNXRUNTIME:
             timed = [n for n in report.case.contenders if n.split(",")[0] == row.precision]
         for contender in timed:
             gain = report.case.ratios.get(contender) if row.engine == ONNXRUNTIME else None
             cells = [
+                report.case.threads if row.engine == ONNXRUNTIME else "",
                 row.engine,
                 contender,
                 row.note or "yes",
@@ -108,13 +111,14 @@ def rows(report: NetworkReport) -> Iterator[str]:
             yield f"| {' | '.join(map(str, (*about, *cells)))} |"
     if CHANNELS_LAST in report.case.ratios:
         gain = spread_text(report.case.ratios[CHANNELS_LAST])
+        about = (*about, report.case.threads)
         yield f"| {' | '.join(map(str, about))} | torch | fp32, channels last | | | | {gain} | | |"
 
 
 def section(reports: Sequence[NetworkReport]) -> str:
     """Markdown between the markers."""
     measured_on = f"Measured on {machine_text(reports[0].machine)}."
-    busy = [report.name for report in reports if not report.case.quiet]
+    busy = sorted({report.name for report in reports if not report.case.quiet})
     lines = [
         *textwrap.wrap(measured_on, 100, break_on_hyphens=False),
         "",
@@ -141,7 +145,7 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, default=HERE.parent / "README.md")
     options = parser.parse_args()
     reports = [NetworkReport.read(path) for path in sorted(options.results.glob("*.json"))]
-    reports.sort(key=lambda r: (SIZES.index(r.size), r.operation, r.name))
+    reports.sort(key=lambda r: (SIZES.index(r.size), r.operation, r.name, r.case.threads))
     write_section(options.readme, "engines", section(reports))
     return 0
 
