@@ -93,14 +93,13 @@ class NetworkReport:
 
 
 def inputs_of(bundle: Bundle, side: int, batch: int = 1) -> dict[str, np.ndarray]:
-    """Pictures of this side, or what a network takes in their place."""
+    """Inputs of this side, of the kinds that the certificate's probes are."""
     sizes = {"N": batch, "H": side, "W": side}
-    kinds = {"RGB": "picture", "GRAY": "picture", "mask": "mask"}
+    kinds = {name: probe.kind for name, probe in bundle.certificate.probes[0].inputs.items()}
     made = {}
     for seed, spec in enumerate(bundle.manifest.inputs):
         shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.shape)
-        kind = kinds.get(spec.colour, "uniform")
-        made[spec.name] = probe_array(ProbeInput(kind, 100 + seed, shape), spec)
+        made[spec.name] = probe_array(ProbeInput(kinds[spec.name], 100 + seed, shape), spec)
     return made
 
 

@@ -126,7 +126,13 @@ def test_a_command_that_ends_takes_its_builder_along(how: signal.Signals, tmp_pa
     command += ["build", SLOW, "--for", "rtx-3090"]
     environment["REVISAGE_CACHE"] = str(tmp_path)
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores SIGINT, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_for(lambda: children(process.pid))
         (builder,) = children(process.pid)

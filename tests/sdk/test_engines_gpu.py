@@ -390,7 +390,9 @@ def test_photos_of_any_size_go_to_engines_that_take_them(
 
 def test_native_operators_are_refused_on_the_gpu(runtime: Runtime, journal: list[str]) -> None:
     bundle = shipped_bundle("wrinkle_filler")
-    with pytest.raises(DeviceError, match="FftConv on onnxruntime-cuda: our kernels run"):
+    with pytest.raises(
+        DeviceError, match="FftConv, WinogradConv on onnxruntime-cuda: our kernels run"
+    ):
         open_engine(bundle, engine="onnxruntime-cuda", operators="native")
 
 
