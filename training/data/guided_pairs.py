@@ -16,17 +16,12 @@ from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
 from revisage.training.data.degrade import AUTHORS, PAPER, degrade
 from revisage.training.data.guides import Guide, guide_of
+from revisage.training.data.picture_tensors import pictures_tensor
 from revisage.training.losses.landmark import landmark_targets
 
-__all__ = ["DEGRADATIONS", "GuidedPairs", "pictures_tensor"]
+__all__ = ["DEGRADATIONS", "GuidedPairs"]
 
 DEGRADATIONS = {"paper": PAPER, "authors": AUTHORS}
-
-
-def pictures_tensor(pictures: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-    """[H, W, 3] uint8 pictures as [N, 3, H, W] float32 in [0, 1]."""
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    return stacked.contiguous().float().div_(255)
 
 
 def _mirrored(

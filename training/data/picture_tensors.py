@@ -9,7 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["eight_bit", "signed_pictures", "unit_range"]
+__all__ = ["eight_bit", "pictures_tensor", "signed_pictures", "unit_range"]
+
+
+def pictures_tensor(pictures: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+    """[H, W, 3] uint8 pictures as [N, 3, H, W] float32 in [0, 1]."""
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    return stacked.contiguous().float().div_(255)
 
 
 def signed_pictures(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:

@@ -19,16 +19,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from revisage.errors import CheckpointError, RecipeError
+from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace
 from revisage.training.data.blemishes import add_blemishes
 from revisage.training.data.face_skin import blemish_skin, feature_region
-from revisage.training.data.guided_pairs import pictures_tensor
-from revisage.training.data.picture_tensors import eight_bit
+from revisage.training.data.picture_tensors import eight_bit, pictures_tensor
 from revisage.training.evaluation.fills import decibels, levels
 from revisage.training.evaluation.report import difference, gray
-from revisage.training.evaluation.study import NOTHING, OURS, Case, Goal, Kind, LeftOut, Measure
-from revisage.training.evaluation.weights import described, filled, recipe_of, shipped
+from revisage.training.evaluation.study import (
+    NOTHING,
+    OURS,
+    Case,
+    Evaluation,
+    Goal,
+    Kind,
+    LeftOut,
+    Measure,
+)
+from revisage.training.evaluation.weights import described, filled, named, recipe_of, shipped
 from revisage.training.recipe import section
 from revisage.training.tasks import retouch_comparator
 from revisage.training.tasks.live import load_retoucher
@@ -82,7 +90,7 @@ FILTERS: dict[str, dict[str, Callable[[Image], Image]]] = {
 }
 
 
-class BlemishEvaluation:
+class BlemishEvaluation(Evaluation):
     """See `revisage.training.evaluation.study.Evaluation`."""
 
     name, text = "blemishes", (__doc__ or "").partition("\n\n")[2].strip()
@@ -111,12 +119,6 @@ class BlemishEvaluation:
                 best_of={name: tuple(ways) for name, ways in FILTERS.items()},
             )
         }
-
-    def prepare(
-        self, kind: str, folders: Sequence[str], faces: Sequence[AlignedFace]
-    ) -> Sequence[str]:
-        """Nothing to do."""
-        return ()
 
     def case(
         self, kind: str, faces: Sequence[AlignedFace], index: int, rng: np.random.Generator
@@ -170,11 +172,7 @@ def load(weights: Sequence[Path] = (), recipe: str = "") -> BlemishEvaluation:
             raise RecipeError(f"[model] {error}") from error
         filled(network, path, "this retouching network")
     else:
-        if not path.is_file():
-            raise CheckpointError(
-                f"{path}: no such weights; name a safetensors file with --weights"
-            )
-        retoucher = load_retoucher(str(path))
+        retoucher = load_retoucher(str(named(path)))
         network, size = retoucher, retoucher.size
     evaluation = BlemishEvaluation(network, size)
     evaluation.weights["retoucher"] = described(path)

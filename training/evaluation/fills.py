@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -10,15 +10,21 @@ import numpy.typing as npt
 
 from revisage.errors import MediaError, RecipeError
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
+from revisage.training.evaluation.report import difference, gray
+from revisage.training.evaluation.study import OURS, Case, Kind, Measure
 from revisage.training.metrics.psnr import psnr
 from revisage.training.metrics.report import LARGEST_PSNR
 
 __all__ = [
-    "NAVIER_STOKES",
-    "OPENCV",
+    "BEST",
+    "BEST_NAVIER_STOKES",
+    "BEST_TELEA",
+    "MEAN",
     "TELEA",
     "Fill",
     "decibels",
+    "hole_case",
+    "hole_kind",
     "levels",
     "mean_face",
     "mean_of_others",
@@ -27,6 +33,8 @@ __all__ = [
 Image = npt.NDArray[np.uint8]
 Fill = Callable[[Image, Image], Image]  # picture [S, S, 3] and hole [S, S], 1 = hole
 MOST_FACES = 2000  # that a mean face is made of
+MEAN, BEST = "mean face", "OpenCV's best"
+BEST_TELEA, BEST_NAVIER_STOKES = "Telea", "Navier-Stokes"  # at the better radius
 
 
 def _opencv(radius: int, way: int) -> Fill:
@@ -52,6 +60,38 @@ def decibels(found: Image, true: Image, region: npt.NDArray[np.generic] | None =
 def levels(found: Image, true: Image, region: npt.NDArray[np.bool_]) -> float:
     """Mean absolute difference in a region, levels of 255."""
     return float(np.abs(found[region].astype(np.int16) - true[region]).mean())
+
+
+def hole_kind(title: str, size: int) -> Kind:
+    """The kind of cases that `hole_case` makes."""
+    return Kind(
+        title,
+        size,
+        (Measure("psnr", "PSNR in the hole, dB"),),
+        "with the hole, the hole, filled, four times the difference, as it is",
+        over=BEST,
+        best_of={BEST_TELEA: tuple(TELEA), BEST_NAVIER_STOKES: tuple(NAVIER_STOKES)},
+    )
+
+
+def hole_case(
+    image: Image,
+    mask: Image,
+    fill: Fill,
+    rivals: Mapping[str, Fill] | None = None,
+    tags: tuple[str, ...] = (),
+) -> Case:
+    """A hole in a picture, filled by a network, by rivals, and by all of `OPENCV`."""
+    hole = mask[:, :, None] > 0
+    # The content of the hole must not reach any of them.
+    holed = np.where(hole, np.uint8(0), image)
+    ours = fill(holed, mask)
+    psnr = {OURS: decibels(ours, image, mask)}
+    for name, other in {**(rivals or {}), **OPENCV}.items():
+        psnr[name] = decibels(other(holed, mask), image, mask)
+    psnr[BEST] = max(psnr[name] for name in OPENCV)
+    shown = np.where(hole, np.uint8(255), image)
+    return Case({"psnr": psnr}, (shown, gray(mask), ours, difference(ours, image), image), tags)
 
 
 def mean_face(faces: Iterable[AlignedFace]) -> tuple[Image, list[str]]:

@@ -25,21 +25,22 @@ import torch
 from revisage.errors import RecipeError
 from revisage.training.data import holes
 from revisage.training.data.aligned_faces import AlignedFace
+from revisage.training.data.picture_tensors import pictures_tensor
 from revisage.training.evaluation.fills import (
-    NAVIER_STOKES,
-    OPENCV,
-    TELEA,
+    BEST,
+    BEST_TELEA,
+    MEAN,
     Fill,
-    decibels,
+    hole_case,
+    hole_kind,
     mean_of_others,
 )
-from revisage.training.evaluation.report import difference, gray
-from revisage.training.evaluation.study import OURS, Case, Goal, Kind, Measure
+from revisage.training.evaluation.study import Case, Evaluation, Goal
 from revisage.training.evaluation.weights import described, filled, recipe_of, shipped
 from revisage.training.recipe import section
 from revisage.training.tasks.inpaint import Model, make_network
 
-__all__ = ["BEST", "BEST_TELEA", "HOLES", "MEAN", "InpaintEvaluation", "fill_with", "load"]
+__all__ = ["HOLES", "InpaintEvaluation", "fill_with", "load"]
 
 Image = npt.NDArray[np.uint8]
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -50,8 +51,6 @@ HOLES: dict[str, tuple[int, Callable[[int, np.random.Generator], Image]]] = {
     "rectangle": (256, holes.rectangle_hole),
     "free_form": (256, holes.free_form_hole),
 }
-MEAN, BEST = "mean face", "OpenCV's best"
-BEST_TELEA, BEST_NAVIER_STOKES = "Telea", "Navier-Stokes"
 
 
 def fill_with(network: Network, trained: int = SIZE) -> Fill:
@@ -72,7 +71,7 @@ def fill_with(network: Network, trained: int = SIZE) -> Fill:
                 dtype=np.uint8,
             )
             hole = np.asarray(cv2.resize(mask, (trained, trained), interpolation=cv2.INTER_NEAREST))
-        picture = torch.from_numpy(seen.transpose(2, 0, 1).copy())[None].float() / 255
+        picture = pictures_tensor([seen])
         with torch.inference_mode():
             predicted = network(picture, torch.from_numpy(hole)[None, None].float())
         values = predicted[0].permute(1, 2, 0).clamp(0, 1).float().numpy() * 255
@@ -85,7 +84,7 @@ def fill_with(network: Network, trained: int = SIZE) -> Fill:
     return fill
 
 
-class InpaintEvaluation:
+class InpaintEvaluation(Evaluation):
     """See `revisage.training.evaluation.study.Evaluation`."""
 
     name, text = "inpaint", (__doc__ or "").partition("\n\n")[2].strip()
@@ -99,17 +98,7 @@ class InpaintEvaluation:
         self.fill = fill
         self.weights: dict[str, str] = {}
         self.means: dict[int, Image] = {}
-        self.kinds = {
-            key: Kind(
-                f"Holes: {key}",
-                size,
-                (Measure("psnr", "PSNR in the hole, dB"),),
-                "with the hole, the hole, filled, four times the difference, as it is",
-                over=BEST,
-                best_of={BEST_TELEA: tuple(TELEA), BEST_NAVIER_STOKES: tuple(NAVIER_STOKES)},
-            )
-            for key, (size, _) in HOLES.items()
-        }
+        self.kinds = {key: hole_kind(f"Holes: {key}", size) for key, (size, _) in HOLES.items()}
 
     def prepare(
         self, kind: str, folders: Sequence[str], faces: Sequence[AlignedFace]
@@ -126,19 +115,11 @@ class InpaintEvaluation:
     ) -> Case:
         """One hole in one face, filled in every way."""
         size, draw = HOLES[kind]
-        image, mask = faces[index].image, draw(size, rng)
-        hole = mask[:, :, None] > 0
-        # The content of the hole must not reach any of them.
-        holed = np.where(hole, np.uint8(0), image)
-        ours = self.fill(holed, mask)
-        psnr = {
-            OURS: decibels(ours, image, mask),
-            MEAN: decibels(np.where(hole, self.means[size], image), image, mask),
-            **{name: decibels(fill(holed, mask), image, mask) for name, fill in OPENCV.items()},
+        mean = self.means[size]
+        rivals: dict[str, Fill] = {
+            MEAN: lambda image, mask: np.where(mask[:, :, None] > 0, mean, image)
         }
-        psnr[BEST] = max(psnr[name] for name in OPENCV)
-        shown = np.where(hole, np.uint8(255), image)
-        return Case({"psnr": psnr}, (shown, gray(mask), ours, difference(ours, image), image))
+        return hole_case(faces[index].image, draw(size, rng), self.fill, rivals)
 
 
 def load(weights: Sequence[Path] = (), recipe: str = "") -> InpaintEvaluation:

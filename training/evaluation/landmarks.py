@@ -10,6 +10,7 @@ import torch
 
 from revisage.alignment import face_crop_matrix, invert_affine, transform_points
 from revisage.training.data.faces import crop
+from revisage.training.data.picture_tensors import pictures_tensor
 from revisage.training.evaluation.weights import filled, needed
 from revisage.training.models.face_landmarks import FaceLandmarks
 
@@ -32,8 +33,8 @@ class LandmarkFinder:
         points = start
         for _ in range(PASSES):
             matrix = face_crop_matrix(points, FaceLandmarks.size)
-            seen = crop(image, matrix, FaceLandmarks.size).transpose(2, 0, 1).copy()
+            seen = crop(image, matrix, FaceLandmarks.size)
             with torch.inference_mode():
-                found = self.network(torch.from_numpy(seen)[None].float() / 255)[0]
+                found = self.network(pictures_tensor([seen]))[0]
             points = transform_points(invert_affine(matrix), found[0].numpy().astype(np.float64))
         return points

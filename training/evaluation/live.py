@@ -21,11 +21,19 @@ from torch import Tensor
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace
 from revisage.training.data.blemishes import add_blemishes
-from revisage.training.data.guided_pairs import pictures_tensor
-from revisage.training.data.picture_tensors import eight_bit
+from revisage.training.data.picture_tensors import eight_bit, pictures_tensor
 from revisage.training.evaluation.fills import decibels
 from revisage.training.evaluation.report import difference, gray
-from revisage.training.evaluation.study import NOTHING, OURS, Case, Goal, Kind, LeftOut, Measure
+from revisage.training.evaluation.study import (
+    NOTHING,
+    OURS,
+    Case,
+    Evaluation,
+    Goal,
+    Kind,
+    LeftOut,
+    Measure,
+)
 from revisage.training.evaluation.weights import described, filled, needed, recipe_of, shipped
 from revisage.training.metrics.flicker import flicker, pan_flow
 from revisage.training.models.live import LiveRetoucher
@@ -46,7 +54,7 @@ FRAMES = 3  # of the pan
 WRINKLED = 0.5  # share of faces that wrinkles are drawn on
 
 
-class LiveEvaluation:
+class LiveEvaluation(Evaluation):
     """See `revisage.training.evaluation.study.Evaluation`."""
 
     name, text = "live", (__doc__ or "").partition("\n\n")[2].strip()
@@ -67,12 +75,6 @@ class LiveEvaluation:
                 "input, mask, result, four times the difference, the teachers' result",
             )
         }
-
-    def prepare(
-        self, kind: str, folders: Sequence[str], faces: Sequence[AlignedFace]
-    ) -> Sequence[str]:
-        """Nothing to do."""
-        return ()
 
     def case(
         self, kind: str, faces: Sequence[AlignedFace], index: int, rng: np.random.Generator

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace
-from revisage.training.data.guided_pairs import GuidedPairs, pictures_tensor
-from revisage.training.data.picture_tensors import eight_bit
+from revisage.training.data.guided_pairs import GuidedPairs
+from revisage.training.data.picture_tensors import eight_bit, pictures_tensor
 from revisage.training.evaluation.fills import decibels
 from revisage.training.evaluation.report import difference
-from revisage.training.evaluation.study import OURS, Case, Goal, Kind, Measure
+from revisage.training.evaluation.study import OURS, Case, Evaluation, Goal, Kind, Measure
 from revisage.training.evaluation.weights import described, filled, recipe_of, shipped
 from revisage.training.recipe import section
 from revisage.training.tasks.restore import Data, Model, make_network
@@ -40,7 +40,7 @@ REAL = "guide: another photo"
 SCALES = {"4x": 4.0, "8x": 8.0}
 
 
-class RestoreEvaluation:
+class RestoreEvaluation(Evaluation):
     """See `revisage.training.evaluation.study.Evaluation`."""
 
     name, text = "restore", (__doc__ or "").partition("\n\n")[2].strip()
@@ -76,12 +76,6 @@ class RestoreEvaluation:
                 **dict.fromkeys(self.rivals, 0.3),
             }.items()
         ]
-
-    def prepare(
-        self, kind: str, folders: Sequence[str], faces: Sequence[AlignedFace]
-    ) -> Sequence[str]:
-        """Nothing to do."""
-        return ()
 
     def case(
         self, kind: str, faces: Sequence[AlignedFace], index: int, rng: np.random.Generator

@@ -137,6 +137,7 @@ class Evaluation(Protocol):
         self, kind: str, folders: Sequence[str], faces: Sequence[AlignedFace]
     ) -> Sequence[str]:
         """Get ready for a kind, such as making the mean face; returns remarks for the report."""
+        return ()
 
     def case(
         self, kind: str, faces: Sequence[AlignedFace], index: int, rng: np.random.Generator

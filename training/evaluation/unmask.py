@@ -22,24 +22,40 @@ from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace
 from revisage.training.data.picture_tensors import eight_bit, signed_pictures, unit_range
 from revisage.training.data.worn_masks import wear_mask
-from revisage.training.evaluation.fills import TELEA, decibels, levels, mean_of_others
+from revisage.training.evaluation.fills import (
+    BEST_TELEA,
+    MEAN,
+    TELEA,
+    decibels,
+    levels,
+    mean_of_others,
+)
 from revisage.training.evaluation.landmarks import LandmarkFinder
 from revisage.training.evaluation.report import difference, gray
-from revisage.training.evaluation.study import NOTHING, OURS, Case, Goal, Kind, LeftOut, Measure
+from revisage.training.evaluation.study import (
+    NOTHING,
+    OURS,
+    Case,
+    Evaluation,
+    Goal,
+    Kind,
+    LeftOut,
+    Measure,
+)
 from revisage.training.evaluation.weights import described, filled, recipe_of, shipped
 from revisage.training.metrics.landmarks import landmark_error
 from revisage.training.recipe import section
 from revisage.training.tasks.unmask import BARE, Model, make_generator
 
-__all__ = ["BEST_TELEA", "MEAN", "TRUE", "UnmaskEvaluation", "load"]
+__all__ = ["TRUE", "UnmaskEvaluation", "load"]
 
 Image = npt.NDArray[np.uint8]
 Unmask = Callable[[Tensor], Tensor]  # [1, 3, S, S] in [-1, 1] -> the same, bare
 
-MEAN, BEST_TELEA, TRUE = "mean face", "Telea", "the bare face"
+TRUE = "the bare face"
 
 
-class UnmaskEvaluation:
+class UnmaskEvaluation(Evaluation):
     """See `revisage.training.evaluation.study.Evaluation`."""
 
     name, text = "unmask", (__doc__ or "").partition("\n\n")[2].strip()

@@ -13,7 +13,7 @@ from revisage.errors import CheckpointError, RecipeError
 from revisage.training.losses.perceptual import load_published
 from revisage.training.recipe import read_recipe, recipe_path
 
-__all__ = ["Recipe", "described", "filled", "needed", "recipe_of", "shipped"]
+__all__ = ["Recipe", "described", "filled", "named", "needed", "recipe_of", "shipped"]
 
 Recipe = Mapping[str, Mapping[str, Any]]
 Network = TypeVar("Network", bound=nn.Module)
@@ -37,6 +37,17 @@ def needed(name: str, why: str) -> Path:
             "an installed package: evaluate from there"
         )
     return path
+
+
+def named(weights: Path) -> Path:
+    """The file, if it is there.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such weights; name a safetensors file with --weights")
+    return weights
 
 
 def recipe_of(
@@ -72,9 +83,7 @@ def filled(network: Network, weights: Path, what: str) -> Network:
     Raises:
         CheckpointError: there is no such file, or it holds another network.
     """
-    if not weights.is_file():
-        raise CheckpointError(f"{weights}: no such weights; name a safetensors file with --weights")
-    load_published(network, str(weights), what)
+    load_published(network, str(named(weights)), what)
     return network.eval().requires_grad_(False)
 
 

@@ -27,11 +27,10 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 
-from revisage.errors import CheckpointError, RecipeError
+from revisage.errors import RecipeError
 from revisage.training.data.aligned_faces import AlignedFace
-from revisage.training.data.guided_pairs import pictures_tensor
 from revisage.training.data.holes import stroke_holes
-from revisage.training.data.picture_tensors import eight_bit
+from revisage.training.data.picture_tensors import eight_bit, pictures_tensor
 from revisage.training.data.ridges import (
     line_response,
     log_luminance,
@@ -40,26 +39,34 @@ from revisage.training.data.ridges import (
 )
 from revisage.training.data.wrinkle_crops import drawing_area
 from revisage.training.data.wrinkles import draw_wrinkles, wrinkle_mask
-from revisage.training.evaluation.fills import NAVIER_STOKES, OPENCV, TELEA, Fill, decibels
+from revisage.training.evaluation.fills import (
+    BEST_NAVIER_STOKES,
+    BEST_TELEA,
+    TELEA,
+    Fill,
+    hole_case,
+    hole_kind,
+)
 from revisage.training.evaluation.report import difference, gray
 from revisage.training.evaluation.study import (
     NOTHING,
     OURS,
     Case,
+    Evaluation,
     Figure,
     Goal,
     Kind,
     LeftOut,
     Measure,
 )
-from revisage.training.evaluation.weights import described, filled, needed, recipe_of
+from revisage.training.evaluation.weights import described, filled, named, needed, recipe_of
 from revisage.training.metrics.ridges import valley_strength
 from revisage.training.metrics.segmentation import Overlap
 from revisage.training.recipe import section
 from revisage.training.tasks.wrinkle_filler import Model, make_network
 from revisage.training.tasks.wrinkle_segmenter import judged_regions, read_segmenter
 
-__all__ = ["BEST", "WrinkleEvaluation", "clean_skin", "load"]
+__all__ = ["WrinkleEvaluation", "clean_skin", "load"]
 
 Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
@@ -68,11 +75,7 @@ Find = Callable[[Image], Image]  # [S, S, 3] -> [S, S], 1 = wrinkle
 SIZE = 512
 SHOULDER = 4  # pixels on both sides of a line that are filled with it
 LEAST_HOLE = 300  # pixels; below this the figure of a picture is chance
-BEST, BEST_TELEA, BEST_NAVIER_STOKES = "OpenCV's best", "Telea", "Navier-Stokes"
 
-PSNR = (Measure("psnr", "PSNR in the hole, dB"),)
-RADII = {BEST_TELEA: tuple(TELEA), BEST_NAVIER_STOKES: tuple(NAVIER_STOKES)}
-FILLED = "with the hole, the hole, filled, four times the difference, as it is"
 KINDS = {
     "drawn": Kind(
         "Drawn wrinkles found",
@@ -87,8 +90,8 @@ KINDS = {
         "with wrinkles, drawn ones, found ones, four times what was drawn, as it is",
         smallest_face=220.0,
     ),
-    "holes": Kind("Wrinkle-shaped holes in skin", SIZE, PSNR, FILLED, over=BEST, best_of=RADII),
-    "face_holes": Kind("Strokes in the face", SIZE, PSNR, FILLED, over=BEST, best_of=RADII),
+    "holes": hole_kind("Wrinkle-shaped holes in skin", SIZE),
+    "face_holes": hole_kind("Strokes in the face", SIZE),
     "lines": Kind(
         "Ridge energy on real wrinkles",
         SIZE,
@@ -103,7 +106,7 @@ KINDS = {
 }
 
 
-class WrinkleEvaluation:
+class WrinkleEvaluation(Evaluation):
     """See `revisage.training.evaluation.study.Evaluation`."""
 
     name, text, kinds = "wrinkles", (__doc__ or "").partition("\n\n")[2].strip(), KINDS
@@ -118,12 +121,6 @@ class WrinkleEvaluation:
     def __init__(self, find: Find, fill: Fill) -> None:
         self.find, self.fill = find, fill
         self.weights: dict[str, str] = {}
-
-    def prepare(
-        self, kind: str, folders: Sequence[str], faces: Sequence[AlignedFace]
-    ) -> Sequence[str]:
-        """Nothing to do."""
-        return ()
 
     def case(
         self, kind: str, faces: Sequence[AlignedFace], index: int, rng: np.random.Generator
@@ -168,18 +165,7 @@ class WrinkleEvaluation:
     def _holes(self, image: Image, mask: Image, tags: tuple[str, ...]) -> Case | LeftOut:
         if int(mask.sum()) < LEAST_HOLE:
             return LeftOut(f"fewer than {LEAST_HOLE} pixels in holes")
-        hole = mask[:, :, None] > 0
-        # The content of the hole must not reach any of them.
-        holed = np.where(hole, np.uint8(0), image)
-        ours = self.fill(holed, mask)
-        psnr = {
-            OURS: decibels(ours, image, mask),
-            **{name: decibels(fill(holed, mask), image, mask) for name, fill in OPENCV.items()},
-        }
-        psnr[BEST] = max(psnr[name] for name in OPENCV)
-        shown = np.where(hole, np.uint8(255), image)
-        pictures = (shown, gray(mask), ours, difference(ours, image), image)
-        return Case({"psnr": psnr}, pictures, tags)
+        return hole_case(image, mask, self.fill, tags=tags)
 
     def _lines(self, face: AlignedFace, tags: tuple[str, ...]) -> Case | LeftOut:
         image = face.image
@@ -231,10 +217,8 @@ def _face_box(landmarks: Points) -> Image:
 
 def _role(path: Path) -> str:
     """Which of the two networks a checkpoint holds."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such weights; name a safetensors file with --weights")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(named(path), framework="pt") as file:
             filler = any(key.startswith("blocks.") for key in file.keys())  # noqa: SIM118
     except SafetensorError:  # a published segmenter in another format
         filler = False

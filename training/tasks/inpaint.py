@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from revisage.errors import RecipeError
 from revisage.training.data import holes
 from revisage.training.data.aligned_faces import AlignedFace, aligned_faces
-from revisage.training.data.guided_pairs import pictures_tensor
 from revisage.training.data.jitter import jittered
+from revisage.training.data.picture_tensors import pictures_tensor
 from revisage.training.loop import Turn
 from revisage.training.losses.gan import adversarial
 from revisage.training.losses.masked import masked_log_mse
