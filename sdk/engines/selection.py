@@ -18,7 +18,8 @@ from revisage.engines.driver import find_gpu, gpu_obstacle
 from revisage.engines.gpu import cupy_obstacle
 from revisage.engines.onnxruntime import OnnxRuntimeEngine
 from revisage.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine, provider_obstacle
-from revisage.engines.tensorrt import TensorRTEngine, tensorrt_obstacle
+from revisage.engines.tensorrt import tensorrt_obstacle
+from revisage.engines.tensorrt_engine import TensorRTEngine
 from revisage.errors import BuildCancelledError, DeviceError, EngineError, OptionError
 from revisage.manifest import PRECISIONS
 

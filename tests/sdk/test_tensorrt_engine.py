@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from revisage.bundle import Bundle
-from revisage.engines import building, open_engine, tensorrt
+from revisage.engines import building, open_engine, tensorrt, tensorrt_engine
 from revisage.engines.background import Background
 from revisage.engines.building import cached_engine
 from revisage.engines.cache import ANY_DRIVER, EngineCache, EngineKey
 from revisage.engines.driver import Gpu
 from revisage.engines.profile import Profile
-from revisage.engines.tensorrt import TensorRTEngine, tensorrt_obstacle
+from revisage.engines.tensorrt import tensorrt_obstacle
+from revisage.engines.tensorrt_engine import TensorRTEngine
 from revisage.errors import DeviceError, EngineError, OptionError, ShapeError
 from revisage.manifest import Tolerance
 from tests.sdk import cupy_stand_in, tensorrt_stand_in
@@ -46,7 +47,8 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tensorrt_stand_i
     cupy_stand_in.install(monkeypatch)
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, made)
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: CARD)
+    for module in (tensorrt, tensorrt_engine):
+        monkeypatch.setattr(module, "find_gpu", lambda: CARD)
     monkeypatch.setattr(tensorrt, "gpu_obstacle", lambda: "")
     monkeypatch.setattr("revisage.engines.gpu.gpu_obstacle", lambda: "")
     set_content(monkeypatch, tensorrt_stand_in.CONTENT)
@@ -61,7 +63,7 @@ def set_content(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[dict[st
         asked.append(options)
         return building.CachedEngine(content, KEY, Path("cached"), None)
 
-    monkeypatch.setattr(building, "cached_engine", cached)
+    monkeypatch.setattr(tensorrt_engine, "cached_engine", cached)
     return asked
 
 
@@ -215,7 +217,7 @@ def test_kernels_of_another_driver_or_library_are_compiled_again(
 
     assert (load(), load()) == (1, 0)
     newer = Gpu(CARD.name, CARD.compute_capability, CARD.cuda, "590.1")
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: newer)
+    monkeypatch.setattr(tensorrt_engine, "find_gpu", lambda: newer)
     assert (load(), load()) == (1, 0)
     library.__version__ = "1.2.4"  # which a library may refuse, whatever the key says
     assert (load(), load()) == (1, 0)
@@ -444,7 +446,7 @@ def test_another_engine_serves_until_it_is_built_and_found_ever_after(
     bundle = Bundle.open(write_toy_bundle(tmp_path / "toy", tolerances=tolerances))
     profile = Profile.of(bundle.manifest, sides=(16, 64, 64))
     monkeypatch.setattr(Profile, "of", lambda _: profile)
-    monkeypatch.setattr(building, "cached_engine", cached_engine)  # the true one
+    monkeypatch.setattr(tensorrt_engine, "cached_engine", cached_engine)  # the true one
     monkeypatch.setattr(building, "find_gpu", lambda: CARD)
     go_on, builds = threading.Event(), []
 
