@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from revisage.alignment import square_matrix
 from revisage.bundle import CERTIFICATE, MANIFEST, MODEL, Bundle
 from revisage.engines import device_status, open_engine
-from revisage.engines.probe import probe_array
+from revisage.engines.probe import probe_inputs
 from revisage.errors import OptionError, OutputError, ParityError
 from revisage.export.calibration import Framing, calibration_inputs
 from revisage.export.compare import (
@@ -185,7 +185,7 @@ def export_bundle(
     specs_in, specs_out = manifest_fields["inputs"], manifest_fields["outputs"]
     # What can be refused at once is refused before the slow part.
     manifest_fields = _of_precisions(manifest_fields, precisions)
-    _stated_manifest(manifest_fields, {}, {})
+    manifest = _stated_manifest(manifest_fields, {}, {})
     _prepare(Path(folder), manifest_fields["name"], force)
     multiple_of = manifest_fields["multiple_of"]
     examples = {
@@ -199,10 +199,7 @@ def export_bundle(
     portraits: list[dict[str, NDArray[Any]]] = []
     if "int8" in precisions:
         portraits = calibration_inputs(reference_inputs, specs_in, calibration, framing)
-    probed = [
-        {spec.name: probe_array(probe.inputs[spec.name], spec) for spec in specs_in}
-        for probe in probes
-    ]
+    probed = [probe_inputs(probe, manifest) for probe in probes]
     low = [
         lowered(
             model,

@@ -54,9 +54,10 @@ class ErrorStatistics:
     rms: float
     p99_abs: float
     psnr_db: float  # against the output's true range; infinite errors make it -inf, none make 999
-    # Of a picture (RGB): "levels_max", "levels_mean", "changed_share" of the composed 8-bit picture
-    # and its "ssim"; of a mask: the "flipped_share" of pixels on the other side of one half, and
-    # "iou", intersection over union of what lies above one half.
+    # Nothing where an error is not finite. Of a picture (RGB): "levels_max", "levels_mean" and
+    # "changed_share" of the composed 8-bit picture and its "ssim"; of a mask: the "flipped_share"
+    # of pixels on the other side of one half, and "iou", intersection over union of what lies above
+    # one half.
     picture: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -176,14 +177,17 @@ def statistics_of(
             np.concatenate([x.reshape(-1) for x in xs]) for xs in zip(*pairs, strict=True)
         )
         whole = statistics(trues, others)
-        pictures = [
-            _picture_statistics(spec, true, other, inputs)
-            for (true, other), inputs in zip(pairs, references, strict=True)
-        ]
-        picture = {
-            key: _WORST[key]([values[key] for values in pictures]) for key in (pictures or [{}])[0]
-        }
-        if spec.colour == "mask" and math.isfinite(whole.max_abs):
+        picture: dict[str, float] = {}
+        if math.isfinite(whole.max_abs) and spec.colour == "RGB":
+            pictures = [
+                _picture_statistics(spec, true, other, inputs)
+                for (true, other), inputs in zip(pairs, references, strict=True)
+            ]
+            picture = {
+                key: summary([values[key] for values in pictures])
+                for key, summary in _SUMMARIES.items()
+            }
+        elif math.isfinite(whole.max_abs) and spec.colour == "mask":
             picture = _mask_statistics(trues > 0.5, others > 0.5)
         gathered[spec.name] = dataclasses.replace(whole, picture=picture)
     return gathered
@@ -193,7 +197,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-_WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
+_SUMMARIES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "levels_max": max,
     "levels_mean": _mean,
     "changed_share": _mean,
@@ -211,9 +215,7 @@ def _mask_statistics(true: NDArray[np.bool_], found: NDArray[np.bool_]) -> dict[
 def _picture_statistics(
     spec: TensorSpec, true: NDArray[Any], found: NDArray[Any], inputs: Arrays
 ) -> dict[str, float]:
-    """See `ErrorStatistics.picture`; nothing where the output is no RGB picture, or not finite."""
-    if spec.colour != "RGB" or not np.isfinite(found).all():
-        return {}
+    """Of one RGB picture; see `ErrorStatistics.picture`."""
     levels = [_composed(output, spec, inputs) for output in (true, found)]
     gap = np.abs(levels[0] - levels[1])
     return {

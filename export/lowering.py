@@ -20,8 +20,8 @@ from revisage.manifest import TensorSpec, Tolerance
 
 __all__ = ["LoweredGraph", "lowered", "serialised"]
 
-# The part of the references that the search looks at first: the hardest ones. What it finds is
-# checked on all of them.
+# The search looks at one in so many references first, the hardest ones. What it finds is checked on
+# all of them.
 SEARCH_PART = 4
 
 
@@ -56,14 +56,13 @@ def lowered(
         probes: further inputs and their true outputs, which count by themselves: the engine that
             loads the graph has to pass the bundle's probes.
         calibration: inputs from which int8 takes its ranges; None takes the references.
-        max_runs: of the network on all references.
+        max_runs: of one search; there is a second one, on all references, where these refuse what
+            the first one found on its part of them.
 
     Raises:
         ParityError: no layer can be low within the tolerance.
     """
-
     at_load = Tolerance(tolerance.max_abs, MEAN_ROOM * tolerance.mean_abs)
-
     everywhere = range(len(references))
 
     def measured(lower: onnx.ModelProto, places: Sequence[int] = everywhere) -> float:
@@ -103,9 +102,8 @@ def lowered(
                 result = found_on(hardest)
         except ParityError as error:
             first = first_drift(whole, graph(()), references[:1], tolerance)
-            raise ParityError(
-                f"the graph at {precision}: {error}; first to drift is {first}"
-            ) from None
+            hint = "" if first is None else f"; first to drift is {first}"
+            raise ParityError(f"the graph at {precision}: {error}{hint}") from None
         return result
 
     if precision == "int8":

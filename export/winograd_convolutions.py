@@ -292,5 +292,5 @@ def _function(name: str) -> onnx.FunctionProto:
 def _parts(after: str) -> tuple[bool, str, bool]:
     """What follows a convolution by its name: an addition, an activation, an addition."""
     residual = after.startswith("Add")
-    rest = after.removeprefix("Add") if residual else after
+    rest = after.removeprefix("Add")
     return residual, rest.removesuffix("Add"), rest.endswith("Add")
