@@ -283,9 +283,10 @@ class Certificate:
     versions: Mapping[str, str]  # of torch, onnx, onnxruntime at export
     errors: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     # engine -> precision -> output -> {"max_abs", "mean_abs", "rms", "p99_abs", "psnr_db", and of
-    # pictures "levels_max", "levels_mean", "changed_share", "ssim", of masks "flipped_share"}.
-    # An engine whose name ends in "+native" ran our own operators (Engine.operators). "emulation"
-    # is no engine: float32 arithmetic that rounds where the graph at that precision stores.
+    # pictures "levels_max", "levels_mean", "changed_share", "ssim", of masks "flipped_share",
+    # "iou"}. An engine whose name ends in "+native" ran our own operators (Engine.operators).
+    # "emulation" is no engine: float32 arithmetic that rounds where the graph at that precision
+    # stores.
     probes: tuple[Probe, ...]
     graph_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # precision -> sha256 of its graph, for every precision but fp32

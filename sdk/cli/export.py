@@ -120,7 +120,7 @@ def _export(name: str, args: argparse.Namespace, folder: Path) -> Bundle:
             for output, errors in outputs.items():
                 pictures = ", ".join(
                     f"{key} {errors[key]:.4g}"
-                    for key in ("levels_max", "levels_mean", "ssim", "flipped_share")
+                    for key in ("levels_max", "levels_mean", "ssim", "flipped_share", "iou")
                     if key in errors
                 )
                 print(

@@ -54,7 +54,7 @@ def _copy(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from revisage.bundle import MODEL, shipped_bundle, shipped_names
+    from revisage.bundle import shipped_bundle, shipped_names
 
     names = shipped_names()
     if not names:
@@ -66,7 +66,8 @@ def _list() -> int:
     for name in names:
         bundle = shipped_bundle(name)
         manifest = bundle.manifest
-        megabytes = (bundle.path / MODEL).stat().st_size / 1e6
+        graphs = [bundle.path / file for file in manifest.graphs.values()]
+        megabytes = sum(graph.stat().st_size for graph in graphs) / 1e6
         total += megabytes
         print(
             row.format(
