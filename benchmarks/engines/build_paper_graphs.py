@@ -65,28 +65,15 @@ GRAPHS = (
 def export(network: str, path: Path) -> None:
     """Write the graph that the exporter of a network makes; its parity gate is not waited for."""
     import tempfile
-    from unittest import mock
 
-    from networks import ROWS, weights_of
+    from networks import ROWS, exporter_call, weights_of
 
-    from revisage.export.exporters import export_named
     from revisage.export.onnx_from_torch import onnx_from_torch
 
-    class ExportedError(Exception):
-        """Carries the graph out of the exporter."""
-
-    def export_only(*arguments: Any, **options: Any) -> None:
-        raise ExportedError(onnx_from_torch(*arguments, **options))
-
     (row,) = (row for row in ROWS if row.name == network)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch("revisage.export.bundle_from_onnx.onnx_from_torch", export_only),
-    ):
-        try:
-            export_named(network, folder, weights=weights_of(row, Path(folder))[0])
-        except ExportedError as exported:
-            path.write_bytes(exported.args[0].SerializeToString())
+    with tempfile.TemporaryDirectory() as folder:
+        arguments, options = exporter_call(row, weights_of(row, Path(folder))[0])
+        path.write_bytes(onnx_from_torch(*arguments, **options).SerializeToString())
 
 
 def profile_of(model: bytes, graph: Graph) -> Profile:

@@ -118,17 +118,17 @@ def _settle(network: nn.Module, row: Row, file: Path) -> None:
 
     With those that they begin with, a deep network may answer every picture alike, and no probe
     could tell it from one that gives a constant; or its values grow from layer to layer, and so
-    does their rounding. The positions of `gfrnet_paper` come from values up to 167 then, and two
-    ways of summing in float32 place them 2e-4 apart; with statistics from values about 1, and 7e-6.
+    does their rounding: two ways of summing in float32 place the positions of `gfrnet_paper` apart.
     """
-    traced, inputs = _traced(row, file)
+    (traced, examples, *_), _ = exporter_call(row, file)
+    traced.eval()
     for module in traced.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the average of all that is seen
             module.reset_running_stats()
             module.train()
     with torch.no_grad():
-        traced(*inputs)
+        traced(*examples.values())
     settled = next(m for m in traced.modules() if type(m) is type(network))
     network.load_state_dict(settled.state_dict())
 
@@ -154,20 +154,23 @@ def bundle_of(row: Row, folder: Path, *, reuse: bool) -> Bundle:
 
 
 class _FoundError(Exception):
-    """Carries a network out of its exporter."""
+    """Carries what an exporter traces out of it."""
 
 
 def network_of(row: Row, folder: Path) -> nn.Module:
     """The very module that the exporter traces."""
     weights, _ = weights_of(row, folder)
-    return _traced(row, weights)[0].requires_grad_(False)
+    return exporter_call(row, weights)[0][0].eval().requires_grad_(False)
 
 
-def _traced(row: Row, weights: Path) -> tuple[nn.Module, list[torch.Tensor]]:
-    """A network and its example inputs, caught on their way into the ONNX exporter."""
+def exporter_call(row: Row, weights: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the exporter of a row gives `onnx_from_torch`: the network, its examples, and the rest.
 
-    def catch(network: nn.Module, examples: Mapping[str, torch.Tensor], *_: object, **__: object):
-        raise _FoundError(network, list(examples.values()))
+    Nothing is exported.
+    """
+
+    def catch(*arguments: Any, **options: Any) -> None:
+        raise _FoundError(arguments, options)
 
     with (
         tempfile.TemporaryDirectory() as nowhere,
@@ -176,6 +179,6 @@ def _traced(row: Row, weights: Path) -> tuple[nn.Module, list[torch.Tensor]]:
         try:
             export_named(row.name, nowhere, weights=weights)
         except _FoundError as found:
-            network, inputs = found.args
-            return network.eval(), inputs
+            arguments, options = found.args
+            return arguments, options
     raise SystemExit(f"the exporter of {row.name} exports no torch network")

@@ -15,17 +15,16 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from convolutions import OURS, Graph, largest_error, measure, torch_work
 from harness import (
     Case,
     Inputs,
     Options,
     Report,
     Requirement,
-    Spread,
     Work,
     geometric_mean,
     on_threads,
-    print_case,
     require,
     run_suite,
 )
@@ -54,9 +53,7 @@ ODD: list[Shape] = [
 ]
 QUICK: list[Shape] = [(1, 96, 32, 32), (1, 192, 64, 64), (1, 96, 31, 37)]
 
-OURS = "revisage"
 ALTERNATIVES = ["torch", "torch.compile", "onnxruntime, matrices", "onnxruntime, DFT"]
-ERROR_LIMIT = 1e-5
 
 
 def name_of(shape: Shape) -> str:
@@ -139,19 +136,9 @@ def _torch_forms(inputs: Inputs, threads: int):  # type: ignore[no-untyped-def]
     }
 
 
-def _torch_work(torch, function, arguments) -> Work:  # type: ignore[no-untyped-def]
-    latest = {}
-
-    def run() -> None:
-        with torch.inference_mode():
-            latest["result"] = function(*arguments)
-
-    return Work(run, lambda: latest["result"].numpy())
-
-
 def torch_eager(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     torch, forms = _torch_forms(inputs, threads)
-    return {name: _torch_work(torch, *form) for name, form in forms.items()}
+    return {name: torch_work(torch, *form) for name, form in forms.items()}
 
 
 def torch_compiled(inputs: Inputs, threads: int) -> Mapping[str, Work]:
@@ -159,67 +146,12 @@ def torch_compiled(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     torch._dynamo.reset()
     function, arguments = forms["convolution"]
     return {
-        mode: _torch_work(torch, torch.compile(function, mode=mode, dynamic=False), arguments)
+        mode: torch_work(torch, torch.compile(function, mode=mode, dynamic=False), arguments)
         for mode in COMPILE_MODES
     }
 
 
 COMPILE_MODES = ["default", "max-autotune-no-cudagraphs"]
-
-
-class Graph:
-    """A small ONNX graph being written; every method returns the name of a value."""
-
-    def __init__(self) -> None:
-        self.nodes: list[object] = []
-        self.constants: list[object] = []
-
-    def constant(self, array: np.ndarray) -> str:
-        from onnx import numpy_helper
-
-        name = f"constant{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array, name))
-        return name
-
-    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: object):  # type: ignore[no-untyped-def]
-        from onnx import helper
-
-        names = [f"value{len(self.nodes)}_{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
-        return names[0] if outputs == 1 else names
-
-    def integers(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
-
-    def work(self, result: str, inputs: Inputs, threads: int, library: Path | None = None) -> Work:
-        """The graph in ONNX Runtime, its output bound to memory of ours."""
-        import onnxruntime
-        from onnx import TensorProto, helper
-
-        shape = inputs["x"].shape
-        value = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            self.nodes,
-            "fourier_unit",
-            [value("x", TensorProto.FLOAT, shape)],
-            [value(result, TensorProto.FLOAT, shape)],
-            self.constants,
-        )
-        domains = [helper.make_opsetid("", 18), helper.make_opsetid("revisage", 1)]
-        model = helper.make_model(graph, opset_imports=domains, ir_version=10)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        if library is not None:
-            options.register_custom_ops_library(str(library))
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        out = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty(shape, np.float32))
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(inputs["x"]))
-        binding.bind_ortvalue_output(result, out)
-        return Work(lambda: session.run_with_iobinding(binding), out.numpy)
 
 
 def _mix(graph: Graph, parts: str, inputs: Inputs, *, stacked: bool) -> str:
@@ -383,26 +315,8 @@ def run(report: Report, options: Options) -> None:
     with options.farm(BUILDS) as farm:
         for shape in shapes:
             inputs = inputs_of(shape)
-            expected = exact(inputs)
-            largest = np.abs(expected).max()
-
-            def error(contender: str, result: np.ndarray) -> float:
-                found = float(np.abs(result - expected).max() / largest)  # noqa: B023
-                if found > 1e-3:
-                    raise SystemExit(f"{contender} is wrong: relative error {found:.1e}")
-                return found
-
-            for threads in (1, 2):
-                case = farm.measure(
-                    name_of(shape),
-                    inputs,
-                    threads=threads,
-                    bytes_moved=bytes_of(shape),
-                    operations=operations_of(shape),
-                    error=error,
-                )
-                report.cases.append(case)
-                print_case(case)
+            counts = {"bytes_moved": bytes_of(shape), "operations": operations_of(shape)}
+            measure(report, farm, name_of(shape), inputs, exact(inputs), **counts)
     for threads in (1, 2):
         cases = [case for case in report.cases if case.threads == threads]
         report.requirements += requirements(cases, threads)
@@ -426,18 +340,7 @@ def requirements(cases: list[Case], threads: int) -> list[Requirement]:
             f"{worst.name}, {worst.best_other(ALTERNATIVES)}",
         )
     )
-    errors = [case.contenders[OURS].error or 0.0 for case in cases]
-    spread = Spread(max(errors), min(errors), max(errors))
-    where = cases[int(np.argmax(errors))].name
-    lines.append(
-        require(
-            f"fft_conv: largest error against float64, {on_threads(threads)}",
-            ERROR_LIMIT,
-            spread,
-            where,
-        )
-    )
-    return lines
+    return [*lines, largest_error("fft_conv", cases, threads)]
 
 
 if __name__ == "__main__":

@@ -14,17 +14,16 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from convolutions import OURS, Graph, largest_error, measure, torch_work
 from harness import (
     Case,
     Inputs,
     Options,
     Report,
     Requirement,
-    Spread,
     Work,
     geometric_mean,
     on_threads,
-    print_case,
     require,
     run_suite,
 )
@@ -46,9 +45,7 @@ OTHERS: list[Shape] = [
 ]
 QUICK: list[Shape] = [(1, 64, 64, 64, 64), (1, 16, 16, 64, 64), (1, 48, 48, 75, 45)]
 
-OURS, IN_ONNXRUNTIME = "revisage", "revisage in onnxruntime"
 ALTERNATIVES = ["torch", "torch.compile", "onnxruntime"]
-ERROR_LIMIT = 1e-5
 
 
 def name_of(shape: Shape) -> str:
@@ -94,7 +91,7 @@ def revisage(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     from revisage import kernels
 
     x, weight, bias = inputs.values()
-    out = np.empty((len(x), len(weight), *x.shape[2:]), np.float32)
+    out = np.empty(_result_shape(inputs), np.float32)
 
     def run() -> None:
         kernels.winograd_conv_into(
@@ -116,88 +113,46 @@ def _torch_form(inputs: Inputs, threads: int):  # type: ignore[no-untyped-def]
     return torch, convolution, [torch.from_numpy(array) for array in inputs.values()]
 
 
-def _torch_work(torch, function, arguments) -> Work:  # type: ignore[no-untyped-def]
-    latest = {}
-
-    def run() -> None:
-        with torch.inference_mode():
-            latest["result"] = function(*arguments)
-
-    return Work(run, lambda: latest["result"].contiguous().numpy())
-
-
 def torch_eager(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     torch, function, arguments = _torch_form(inputs, threads)
     last = [torch.channels_last if a.ndim == 4 else torch.contiguous_format for a in arguments]
     moved = [a.to(memory_format=order) for a, order in zip(arguments, last, strict=True)]
     return {
-        "NCHW": _torch_work(torch, function, arguments),
-        "channels last": _torch_work(torch, function, moved),
+        "NCHW": torch_work(torch, function, arguments),
+        "channels last": torch_work(torch, function, moved),
     }
 
 
 def torch_compiled(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     torch, function, arguments = _torch_form(inputs, threads)
     torch._dynamo.reset()
-    return {"": _torch_work(torch, torch.compile(function, dynamic=False), arguments)}
+    return {"": torch_work(torch, torch.compile(function, dynamic=False), arguments)}
 
 
-def _session(inputs: Inputs, threads: int, nodes: list[object], library: Path | None) -> Work:
-    """A graph whose output is bound to memory of ours."""
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
+def _result_shape(inputs: Inputs) -> tuple[int, ...]:
     x, weight, _ = inputs.values()
-    shape = (len(x), len(weight), *x.shape[2:])
-    constants = {**inputs, "pads": np.array([0, 0, 1, 1] * 2, np.int64)}
-    del constants["x"]
-    graph = helper.make_graph(
-        nodes,
-        "convolution",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    domains = [helper.make_opsetid("", 18), helper.make_opsetid("revisage", 1)]
-    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    out = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty(shape, np.float32))
-    binding = session.io_binding()
-    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
-    binding.bind_ortvalue_output("y", out)
-    return Work(lambda: session.run_with_iobinding(binding), out.numpy)
+    return (len(x), len(weight), *x.shape[2:])
 
 
 def onnx_convolution(inputs: Inputs, threads: int) -> Mapping[str, Work]:
-    from onnx import helper
-
-    nodes = [
-        helper.make_node("Pad", ["x", "pads"], ["around"], mode="reflect"),
-        helper.make_node("Conv", ["around", "weight", "bias"], ["made"]),
-        helper.make_node("Relu", ["made"], ["y"]),
-    ]
-    return {"": _session(inputs, threads, nodes, None)}
+    graph = Graph()
+    around = graph.node("Pad", "x", graph.integers(*[0, 0, 1, 1] * 2), mode="reflect")
+    constants = (graph.constant(inputs[name]) for name in ("weight", "bias"))
+    result = graph.node("Relu", graph.node("Conv", around, *constants))
+    return {"": graph.work(result, inputs, threads, shape=_result_shape(inputs))}
 
 
 def in_onnxruntime(inputs: Inputs, threads: int) -> Mapping[str, Work]:
     """For information: `winograd_conv` as networks use it, where built."""
-    from onnx import helper
-
     from revisage import kernels
 
     library = kernels.onnxruntime_library()
     if library is None:
         return {}
-    names = ["x", "weight", "bias"]
-    node = helper.make_node("PadWinogradConvRelu", names, ["y"], domain="revisage")
-    return {"": _session(inputs, threads, [node], library)}
+    graph = Graph()
+    constants = (graph.constant(inputs[name]) for name in ("weight", "bias"))
+    result = graph.node("PadWinogradConvRelu", "x", *constants, domain="revisage")
+    return {"": graph.work(result, inputs, threads, library, _result_shape(inputs))}
 
 
 BUILDS = {
@@ -205,7 +160,7 @@ BUILDS = {
     "torch": torch_eager,
     "torch.compile": torch_compiled,
     "onnxruntime": onnx_convolution,
-    IN_ONNXRUNTIME: in_onnxruntime,
+    "revisage in onnxruntime": in_onnxruntime,
 }
 
 
@@ -217,26 +172,8 @@ def run(report: Report, options: Options) -> None:
     with options.farm(BUILDS) as farm:
         for shape in shapes:
             inputs = inputs_of(shape)
-            expected = exact(inputs)
-            largest = np.abs(expected).max()
-
-            def error(contender: str, result: np.ndarray) -> float:
-                found = float(np.abs(result - expected).max() / largest)  # noqa: B023
-                if found > 1e-3:
-                    raise SystemExit(f"{contender} is wrong: relative error {found:.1e}")
-                return found
-
-            for threads in (1, 2):
-                case = farm.measure(
-                    name_of(shape),
-                    inputs,
-                    threads=threads,
-                    bytes_moved=bytes_of(shape),
-                    operations=operations_of(shape),
-                    error=error,
-                )
-                report.cases.append(case)
-                print_case(case)
+            counts = {"bytes_moved": bytes_of(shape), "operations": operations_of(shape)}
+            measure(report, farm, name_of(shape), inputs, exact(inputs), **counts)
     for threads in (1, 2):
         cases = [case for case in report.cases if case.threads == threads]
         report.requirements += requirements(cases, threads)
@@ -251,12 +188,7 @@ def requirements(cases: list[Case], threads: int) -> list[Requirement]:
         mean = geometric_mean([case.best_ratio(ALTERNATIVES) for case in wide])
         what = "winograd_conv: time over the best alternative, geometric mean from 48 channels on"
         lines.append(require(f"{what}, {on_threads(threads)}", 0.5, mean, f"{len(wide)} shapes"))
-    errors = [case.contenders[OURS].error or 0.0 for case in cases]
-    spread = Spread(max(errors), min(errors), max(errors))
-    where = cases[int(np.argmax(errors))].name
-    what = f"winograd_conv: largest error against float64, {on_threads(threads)}"
-    lines.append(require(what, ERROR_LIMIT, spread, where))
-    return lines
+    return [*lines, largest_error("winograd_conv", cases, threads)]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from revisage import kernels
@@ -86,8 +86,9 @@ def test_agrees_with_torch_in_float64(impl: str, padding: str, random: np.random
 SIDES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 31, 32, 33, 63, 64, 65, 66, 130]
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-@settings(max_examples=60, deadline=None)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sides=st.tuples(st.sampled_from(SIDES), st.sampled_from(SIDES)),
@@ -111,32 +112,22 @@ def test_native_agrees_with_reference(
     given: tuple[bool, bool, bool],
     slope: float,
 ) -> None:
-    if not kernels.HAS_NATIVE:
-        pytest.skip("the native kernels are not built")
-    usual = kernels.cpu_isa()
-    try:
-        kernels.set_cpu_isa(isa)
-    except OptionError:
-        pytest.skip(f"this machine has no {isa}")
-    try:
-        random = np.random.default_rng(seed)
-        (c, d), (h, w) = channels, (max(side, LEAST[padding]) for side in sides)
-        result = (n, d, h - LOST[padding], w - LOST[padding])
-        x, weight = normal(random, n, c, h, w), normal(random, d, c, 3, 3)
-        shapes = ((d,), result, result)
-        more = [
-            normal(random, *shape) if wanted else None
-            for shape, wanted in zip(shapes, given, strict=True)
-        ]
-        options: dict[str, Any] = {"padding": padding, "slope": slope}
-        native = kernels.winograd_conv(x, weight, *more, **options, impl="native")
-        twin = kernels.winograd_conv(x, weight, *more, **options, impl="reference")
-        assert relative_error(native, twin, x, weight) < TOLERANCE
-        for threads in (1, 2, 5):
-            again = kernels.winograd_conv(x, weight, *more, **options, threads=threads)
-            assert np.array_equal(again, native)
-    finally:
-        kernels.set_cpu_isa(usual)
+    random = np.random.default_rng(seed)
+    (c, d), (h, w) = channels, (max(side, LEAST[padding]) for side in sides)
+    result = (n, d, h - LOST[padding], w - LOST[padding])
+    x, weight = normal(random, n, c, h, w), normal(random, d, c, 3, 3)
+    shapes = ((d,), result, result)
+    more = [
+        normal(random, *shape) if wanted else None
+        for shape, wanted in zip(shapes, given, strict=True)
+    ]
+    options: dict[str, Any] = {"padding": padding, "slope": slope}
+    native = kernels.winograd_conv(x, weight, *more, **options, impl="native")
+    twin = kernels.winograd_conv(x, weight, *more, **options, impl="reference")
+    assert relative_error(native, twin, x, weight) < TOLERANCE
+    for threads in (1, 2, 5):
+        again = kernels.winograd_conv(x, weight, *more, **options, threads=threads)
+        assert np.array_equal(again, native)
 
 
 @pytest.mark.parametrize("shape", [(1, 700, 9, 11, 5), (1, 3, 5, 6, 300), (1, 64, 8, 8, 64)])
