@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from revisage import env
@@ -86,6 +86,16 @@ class Parts:
 def _say_why(serving: Serving[Any], engine: Any) -> None:
     """A stand-by's reason is what it waits for."""
     engine.reason = serving.waiting or engine.reason
+
+
+def _each_once(reasons: Iterable[str]) -> str:
+    """Reasons of several networks as one; "b: why" goes where another says "a, b: why"."""
+    parts: dict[str, str] = {}
+    for reason in reasons:
+        for part in reason.split("; "):
+            parts.setdefault(part.removeprefix("not "), part)
+    kept = [key for key in parts if not any(o != key and o.endswith(key) for o in parts)]
+    return "; ".join(parts[key] for key in kept)
 
 
 class Session:
@@ -202,12 +212,8 @@ class Session:
             raise OptionError(f"options must be a Retouch, e.g. Retouch(wrinkles=0.8): {options!r}")
         stopwatch = Stopwatch()
         pixels, give_back = open_pixels(photo)
-        strengths = options.strengths()
-        chosen, edits, networks = self._edits(pixels, strengths, faces, stopwatch)
-        out = self._applied(pixels, edits, stopwatch)
-        return Result(
-            give_back(out), tuple(edits), tuple(chosen), self._receipt(networks, stopwatch)
-        )
+        made = self._edits(pixels, options.strengths(), faces, stopwatch)
+        return self._result(pixels, give_back, *made, stopwatch)
 
     def inpaint(
         self,
@@ -243,28 +249,34 @@ class Session:
         stopwatch = Stopwatch()
         pixels, give_back = open_pixels(photo)
         mask = open_hole(hole, *pixels.shape[:2])
-        networks: Networks = {}
-        if faces is None or isinstance(faces, str):
-            with contextlib.suppress(NoFaceError):
-                faces, networks = self._chosen_faces(pixels, faces or "all", stopwatch)
-        chosen = [] if faces is None or isinstance(faces, str) else list(faces)
+        chosen, networks = self._chosen_faces(pixels, faces, stopwatch)
         operation, used = self._operation("inpaint", stopwatch)
-        networks |= used
         edits = operation.edits(
             pixels, mask, chosen, strength, stopwatch=stopwatch, threads=self.threads
         )
-        out = self._applied(pixels, edits, stopwatch)
-        return Result(
-            give_back(out), tuple(edits), tuple(chosen), self._receipt(networks, stopwatch)
-        )
+        return self._result(pixels, give_back, chosen, edits, networks | used, stopwatch)
 
-    def _applied(self, pixels: Pixels, edits: Sequence[Edit], stopwatch: Stopwatch) -> Pixels:
+    def _result(
+        self,
+        pixels: Pixels,
+        give_back: Callable[[Pixels], Any],
+        faces: Sequence[Face],
+        edits: Sequence[Edit],
+        networks: Networks,
+        stopwatch: Stopwatch,
+    ) -> Result:
+        """The edits applied."""
         from revisage.edit import apply_to_pixels
 
         with stopwatch.stage("composite"):
             out = pixels.copy()
             apply_to_pixels(out, edits, threads=self.threads)
-        return out
+        return Result(
+            image=give_back(out),
+            edits=tuple(edits),
+            faces=tuple(faces),
+            receipt=self._receipt(networks, stopwatch),
+        )
 
     def _edits(
         self,
@@ -278,15 +290,10 @@ class Session:
         An engine that gets ready in the middle serves the next photo: all faces of one are treated
         alike.
         """
-        if isinstance(faces, str) and faces not in ("all", "largest"):
-            raise OptionError(f'faces={faces!r}; give "all", "largest", or a list of faces')
-        networks: Networks = {}
-        if faces is None or isinstance(faces, str):
-            chosen: list[Face] = []
-            if strengths:
-                chosen, networks = self._chosen_faces(pixels, faces or "all", stopwatch)
-        else:
-            chosen = list(faces)
+        searched = faces is None or isinstance(faces, str)
+        chosen, networks = self._chosen_faces(pixels, faces, stopwatch, search=bool(strengths))
+        if searched and strengths and not chosen:
+            raise NoFaceError("no face was found in the photo")
         edits = []
         for name, strength in strengths.items() if chosen else ():
             operation, used = self._operation(name, stopwatch)
@@ -305,23 +312,33 @@ class Session:
         return chosen, edits, networks
 
     def _chosen_faces(
-        self, pixels: Pixels, which: str, stopwatch: Stopwatch
+        self,
+        pixels: Pixels,
+        faces: Sequence[Face] | str | None,
+        stopwatch: Stopwatch,
+        *,
+        search: bool = True,
     ) -> tuple[list[Face], Networks]:
+        """The faces that were asked for, and the engines that found them; `search`: if need be."""
         from revisage.faces import choose_faces
 
+        if not (faces is None or isinstance(faces, str)):
+            return list(faces), {}
+        if faces not in (None, "all", "largest"):
+            raise OptionError(f'faces={faces!r}; give "all", "largest", or a list of faces')
+        if not search:
+            return [], {}
         with stopwatch.stage("load networks"):
             source = self._face_source()
         with stopwatch.stage("find faces"):
             found = source.find(pixels)
-        if not found:
-            raise NoFaceError("no face was found in the photo")
         engine = getattr(source, "engine", None)  # a stand-in may have none
         networks = {name: engine(name) for name in FACE_BUNDLES} if engine is not None else {}
         serving = self._faces
         if serving is not None:  # else the session was closed meanwhile
             for network in networks.values():
                 _say_why(serving, network)
-        return choose_faces(found, which), networks
+        return choose_faces(found, faces or "all"), networks
 
     # --- video -----------------------------------------------------------------------------------
 
@@ -413,7 +430,7 @@ class Session:
             kernels="native" if HAS_NATIVE else "reference",
             threads=self.threads,
             milliseconds=dict(stopwatch.milliseconds),
-            reason=of_all("reason"),
+            reason=_each_once(engine.reason for engine in engines),
             operators={k: v for e in engines for k, v in getattr(e, "operators", {}).items()},
         )
 

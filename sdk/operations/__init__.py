@@ -1,6 +1,6 @@
 """Operations: each finds what to change in an aligned face and returns an `Edit`.
 
-One file per operation, registered in `OPERATION_TYPES`. An operation never touches the photo.
+One file per operation, which `make_operation` knows. An operation never touches the photo.
 """
 
 from __future__ import annotations

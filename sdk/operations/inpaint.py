@@ -41,7 +41,7 @@ BoolArray = npt.NDArray[np.bool_]
 Matrix = npt.NDArray[np.float64]
 
 _NEAR = 32  # photo pixels: parts of a hole that are nearer are filled together
-_LARGEST = 2048  # side of an edit; wider holes are filled at a fraction of the photo's density
+_LARGEST = 2048  # side of an edit, photo pixels; wider parts of a hole become several
 _EDGE = 12  # pixels at the edge of a face's square that are too near what it does not show
 _AROUND = 16  # thicknesses of a hole that a square without a face is wide
 # How far around a part texture may come from: as far as the part is wide, within this many network
@@ -68,11 +68,12 @@ class _Place:
         return 1 / math.sqrt(abs(float(np.linalg.det(self.matrix[:, :2]))))
 
     def parts(self) -> Iterator[_Place]:
-        """The same place for each group of pixels that are near each other."""
-        for top, left, region in _groups(self.region):
-            yield dataclasses.replace(
-                self, top=self.top + top, left=self.left + left, region=region
-            )
+        """The same place for each group of pixels that are near each other; wide ones in tiles."""
+        for top, left, group in _groups(self.region):
+            for y, x, region in _tiles(group, *(_even(side) for side in group.shape)):
+                yield dataclasses.replace(
+                    self, top=self.top + top + y, left=self.left + left + x, region=region
+                )
 
 
 class Inpaint:
@@ -102,10 +103,11 @@ class Inpaint:
         """
         edits: list[Edit] = []
         with stopwatch.stage("mask"):
+            solid = np.where(hole > 0, np.uint8(255), np.uint8(0))
             places = [*self._places(hole, faces)]
         for place in places:
             with stopwatch.stage("fill"):
-                filled = self._fill(pixels, hole, place.matrix, threads)
+                filled = self._fill(pixels, solid, place.matrix, threads)
             face = None if place.face_index is None else faces[place.face_index]
             for part in place.parts():
                 with stopwatch.stage("texture"):
@@ -135,23 +137,20 @@ class Inpaint:
         for top, left, group in _groups(rest):
             side = max(self.size, round(_AROUND * _thickness(group)))
             tile = side // 2
-            for y in range(0, group.shape[0], tile):
-                for x in range(0, group.shape[1], tile):
-                    region = group[y : y + tile, x : x + tile]
-                    if region.any():
-                        middle = (left + x + (tile - 1) / 2, top + y + (tile - 1) / 2)
-                        matrix = _upright(middle, side, self.size)
-                        yield _Place(None, matrix, top + y, left + x, region)
+            for y, x, region in _tiles(group, tile, tile):
+                middle = (left + x + (tile - 1) / 2, top + y + (tile - 1) / 2)
+                matrix = _upright(middle, side, self.size)
+                yield _Place(None, matrix, top + y, left + x, region)
 
     def _fill(
-        self, pixels: Pixels, hole: npt.NDArray[Any], matrix: Matrix, threads: int | None
+        self, pixels: Pixels, solid: npt.NDArray[np.uint8], matrix: Matrix, threads: int | None
     ) -> FloatArray:
         """[F * S, F * S, 4], F = _FINER: the square with its hole filled by the network, smoothed,
         and what is too near the hole to lend texture (0: nothing).
         """
         square = sample_square(pixels, matrix, self.size, threads=threads)
         # A pixel that has anything of the hole in it is hole.
-        mask = sample_square(_solid(hole), matrix, self.size, threads=threads)[:, :, 0] > 0
+        mask = sample_square(solid, matrix, self.size, threads=threads)[:, :, 0] > 0
         if mask.all():
             raise OptionError(
                 "the hole leaves nothing of the photo to fill it from; paint a smaller one"
@@ -177,21 +176,24 @@ def open_hole(hole: Any, height: int, width: int) -> npt.NDArray[Any]:
     """What to fill, checked against the photo.
 
     Args:
-        hole: [H, W] bool, uint8, uint16, float16 or float32 (1.0 is the whole), or a PIL image of
-            mode 1, L, I;16 or F; on the CPU or a GPU. 0 is kept; beyond, how much of the fill is
+        hole: [H, W] bool, uint8, uint16 or float (1.0 is the whole), or a PIL image of mode 1, L,
+            P, I;16 or F; on the CPU or a GPU. 0 is kept; beyond, how much of the fill is
             mixed in.
 
     Returns:
-        The array itself, of one of those dtypes.
+        The array itself; floats as float32.
 
     Raises:
         ShapeError: another shape, dtype or size than the photo's.
         OptionError: nothing is to be filled, or values are not finite and within 0..1.
     """
+    if getattr(hole, "mode", None) == "P":  # its samples are places in a palette
+        hole = hole.convert("L")
+    samples = host_array(hole, "hole")
     try:
-        mask = np.asarray(host_array(hole, "hole"))
-    except TypeError as error:
-        raise ShapeError(f"the hole must be an array ({error})") from error
+        mask = np.asarray(samples)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ShapeError(f"the hole must be an array ({str(error).splitlines()[0]})") from error
     if mask.dtype.name not in ("bool", "uint8", "uint16", "float16", "float32", "float64"):
         raise ShapeError(
             f"a hole of dtype {mask.dtype.name} is not understood; give bool, uint8, uint16 or "
@@ -208,10 +210,6 @@ def open_hole(hole: Any, height: int, width: int) -> npt.NDArray[Any]:
     if not mask.any():
         raise OptionError("the hole is empty: paint what is to be filled in white")
     return mask
-
-
-def _solid(hole: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return np.where(hole > 0, np.uint8(255), np.uint8(0))
 
 
 def _opacity(mask: npt.NDArray[Any]) -> FloatArray:
@@ -233,6 +231,20 @@ def _groups(region: BoolArray) -> Iterator[tuple[int, int, BoolArray]]:
         part = padded[top : top + here.shape[0], left : left + here.shape[1]] & here
         (up, down), (first, last) = _extent(part, 1), _extent(part, 0)
         yield top + up, left + first, part[up:down, first:last]
+
+
+def _tiles(region: BoolArray, height: int, width: int) -> Iterator[tuple[int, int, BoolArray]]:
+    """A region cut into tiles that are not empty: row and column of each, and the tile."""
+    for y in range(0, region.shape[0], height):
+        for x in range(0, region.shape[1], width):
+            tile = region[y : y + height, x : x + width]
+            if tile.any():
+                yield y, x, tile
+
+
+def _even(side: int) -> int:
+    """The side of equal tiles, none of them larger than `_LARGEST`."""
+    return -(-side // -(-side // _LARGEST))
 
 
 def _extent(region: BoolArray, axis: int) -> tuple[int, int]:
@@ -268,30 +280,26 @@ def _textured(
         filled: the square of the place, of `Inpaint._fill`.
     """
     height, width = place.region.shape
-    step = -(-max(height, width) // _LARGEST)  # photo pixels in one of the edit
-    size = -(-max(height, width) // step)
-    pitch = place.pitch / step
+    size, pitch = max(height, width), place.pitch
     wide = np.clip(size, _LEAST_LOOK * pitch, _MOST_LOOK * pitch)
-    around = round(float(np.clip(wide, _LOOK_PIXELS[0] / step, _LOOK_PIXELS[1] / step)))
+    around = round(float(np.clip(wide, *_LOOK_PIXELS)))
     window = (size + 2 * around,) * 2
-    matrix = _reduced(place.left - around * step, place.top - around * step, step)
-    back = invert_affine(matrix)
-    picture = sample_square(pixels, matrix, window[0], threads=threads)
-    mask = np.zeros((size * step, size * step), dtype=np.float32)
+    left, top = place.left - around, place.top - around
+    picture = sample_square(pixels, _shift(-left, -top), window[0], threads=threads)
+    mask = np.zeros((size, size), dtype=np.float32)
     opacity = _opacity(hole[place.top : place.top + height, place.left : place.left + width])
     mask[:height, :width] = opacity * place.region
-    mask = mask.reshape(size, step, size, step).mean(axis=(1, 3))
     inner = slice(around, around + size), slice(around, around + size)
     wanted = np.zeros(window, dtype=np.bool_)
     wanted[inner] = mask > 0
 
-    finer = rescale_square(_after(place.matrix, back), 1, _FINER)
+    finer = rescale_square(_moved(place.matrix, left, top), 1, _FINER)
     enlarged = flow_warp(filled, matrix=finer, size=window, padding="border", threads=threads)
     smooth = np.ascontiguousarray(enlarged[:, :, :3])
     inside, (rows, columns) = (0, filled.shape[0] - 1), pixels.shape[:2]
     source = enlarged[:, :, 3] == 0
     source &= _covered(finer, window, inside, inside)
-    source &= _covered(back, window, (0, columns - 1), (0, rows - 1))
+    source &= _covered(_shift(left, top), window, (0, columns - 1), (0, rows - 1))
     detail = transfer_texture(
         picture,
         smooth,
@@ -301,24 +309,17 @@ def _textured(
         cell=max(1, round(pitch / 2)),
     )
     delta = np.where(wanted[:, :, None], smooth + detail - picture, np.float32(0))[inner]
-    return delta, mask, _reduced(place.left, place.top, step)
+    return delta, mask, _shift(-place.left, -place.top)
 
 
-def _reduced(left: float, top: float, step: int) -> Matrix:
-    """Photo -> a picture that begins at a pixel (left, top) and has one pixel for step of them."""
-    across, down = (-start / step + (1 / step - 1) / 2 for start in (left, top))
-    return np.array([[1 / step, 0.0, across], [0.0, 1 / step, down]])
+def _shift(right: float, down: float) -> Matrix:
+    return np.array([[1.0, 0.0, right], [0.0, 1.0, down]])
 
 
 def _moved(matrix: Matrix, left: float, top: float) -> Matrix:
     """`matrix` for a photo that begins at (left, top)."""
-    return _after(matrix, np.array([[1.0, 0.0, left], [0.0, 1.0, top]]))
-
-
-def _after(outer: Matrix, inner: Matrix) -> Matrix:
-    """The affine map `outer` of what `inner` gives."""
-    linear = outer[:, :2] @ inner[:, :2]
-    return np.concatenate([linear, outer[:, :2] @ inner[:, 2:] + outer[:, 2:]], axis=1)
+    offset = matrix[:, :2] @ np.array([[left], [top]]) + matrix[:, 2:]
+    return np.concatenate([matrix[:, :2], offset], axis=1)
 
 
 def _covered(

@@ -17,7 +17,7 @@ from revisage.edit import apply_edits
 from revisage.errors import OptionError, ShapeError
 from revisage.layers import read_layers, write_layers
 from revisage.operations import inpaint
-from tests.sdk.stand_ins import StandInParts, face_at, session_for
+from tests.sdk.stand_ins import StandInEngine, StandInParts, face_at, session_for
 from tests.sdk.test_contract import bits, photo_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -137,15 +137,34 @@ def test_a_hole_beside_the_face_and_one_on_it() -> None:
     assert [edit.face is face for edit in result.edits] == [True, False]
 
 
-def test_a_huge_hole_is_filled_in_coarser_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_hole_becomes_several_edits_and_keeps_its_outline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(inpaint, "_LARGEST", 50)
     photo, hole = skin(240, 240), np.zeros((240, 240), dtype=np.bool_)
     hole[60:181, 100:140] = True
     with session_for(face_at(120, 120, 300)) as session:
         result = session.inpaint(photo, hole)
-    (edit,) = result.edits
-    assert edit.size == 41  # 121 pixels, three at a time
-    assert (result.image[90:150, 110:130] != photo[90:150, 110:130]).any()
+    assert [edit.size for edit in result.edits] == [41, 41, 40]  # rows; two squares of 41, then 39
+    cover = sum(edit.mask_on(240, 240) for edit in result.edits)
+    np.testing.assert_array_equal(cover, hole.astype(np.float32))
+    np.testing.assert_array_equal(result.image[~hole], photo[~hole])
+    assert (result.image[hole] != photo[hole]).any(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize("faces", ["smallest", ""])
+def test_faces_are_checked_whether_there_are_any_or_not(faces: Any) -> None:
+    for found in ([], [face_at(64, 64, 100)]):
+        with session_for(*found) as session, pytest.raises(OptionError, match="faces="):
+            session.inpaint(skin(128, 128), scratch(128, 128), faces)
+
+
+def test_the_receipt_names_who_found_no_face() -> None:
+    made = StandInParts([])
+    made.faces.engine = lambda name: StandInEngine("inpainting", 64)  # type: ignore[attr-defined]
+    with rv.Session(parts=made.parts()) as session:
+        receipt = session.inpaint(skin(128, 128), scratch(128, 128)).receipt
+    assert set(receipt.models) == {"face_finder", "face_landmarks", "inpainting"}
 
 
 def test_the_network_loads_once_and_the_receipt_names_it() -> None:
@@ -163,8 +182,12 @@ def test_pil_in_pil_out() -> None:
     with session_for(face_at(50, 45, 80)) as session:
         array = session.inpaint(photo, hole).image
         image = session.inpaint(Image.fromarray(photo), Image.fromarray(hole)).image
+        indexed = Image.fromarray(hole).convert("RGB").quantize(2)
+        with_palette = session.inpaint(photo, indexed).image
     assert isinstance(image, Image.Image)
     np.testing.assert_array_equal(np.asarray(image), array)
+    assert np.asarray(indexed).max() == 1
+    np.testing.assert_array_equal(with_palette, array)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +200,7 @@ def test_pil_in_pil_out() -> None:
         (np.full((50, 60), np.nan, np.float32), OptionError, "within 0..1"),
         (np.full((50, 60), 255.0), OptionError, "within 0..1"),
         (np.ones((50, 60), np.bool_), OptionError, "smaller"),
+        ([[0, 1], [1]], ShapeError, "must be an array"),
     ],
 )
 def test_a_hole_that_cannot_be_filled_is_refused(
